@@ -1,0 +1,143 @@
+"""The program: what the traced function computes, without JAX.
+
+A program is a flat list of ops in execution order. Bodies of loops and branches are spliced in
+place and marked by their region, which knows how often it runs. Boundaries of regions are ops
+too (`scan_xs`, `carry_in`, ...), so that layouts flow through them like through anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from autoshard.program.rule import Rule
+
+
+class Role(Enum):
+    """What an input is to the training step, found from data flow and never from names."""
+
+    PARAMETER = "parameter"  # state that the loss reads
+    OPTIMIZER = "optimizer"  # state that only the update reads
+    DATA = "data"  # not returned: batches, keys, flags
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One value. `itemsize_bytes` is what an element occupies on a device."""
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: str
+    itemsize_bytes: float
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> float:
+        return self.elements * self.itemsize_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A loop body, a branch, a remat block, or the top level (id 0, its own parent)."""
+
+    id: int
+    parent: int
+    kind: str  # "top" | "scan" | "while" | "branch" | "remat"
+    trip_count: int = 1
+    trip_known: bool = True
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One equation, or one boundary of a region.
+
+    Attributes:
+        id: position in execution order; also the op's point in time for liveness.
+        kind: the primitive's name, or a boundary's.
+        inputs: tensor ids, None for literals.
+        outputs: tensor ids.
+        at: where the equation stands: indices through nested jaxprs, "12/3"; the key by which
+            a plan's constraints are put back. Empty for boundaries.
+        source: the user's "file:line", or "".
+        scope: the name stack, e.g. "jvp(GPT)/Block/Dense_0".
+    """
+
+    id: int
+    kind: str
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int, ...]
+    rule: Rule
+    region: int = 0
+    at: str = ""
+    source: str = ""
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf of the function's inputs or outputs, by its pytree path."""
+
+    path: str
+    tensor: int | None  # None for an output that is a literal
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role
+    donated: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced function. See the module docstring.
+
+    Attributes:
+        name: the function's name.
+        tensors: by id.
+        ops: in execution order; `ops[i].id == i`.
+        regions: by id.
+        inputs, outputs: leaves in flattened order.
+        aliases: (output index, input index) of state that the step reads and returns.
+        fingerprint: a hash of the jaxpr's text; equal programs have equal `at` keys.
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    regions: tuple[Region, ...]
+    inputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    aliases: tuple[tuple[int, int], ...] = ()
+    fingerprint: str = ""
+    _times: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def times(self, region: int) -> int:
+        """How often a region runs in one step: the product of trip counts up to the top."""
+        if region not in self._times:
+            total, current = 1, self.regions[region]
+            while True:
+                total *= current.trip_count
+                if current.parent == current.id:
+                    break
+                current = self.regions[current.parent]
+            self._times[region] = total
+        return self._times[region]
+
+    def uses(self) -> dict[int, list[tuple[Op, int]]]:
+        """For each tensor, the (op, operand index) pairs that read it."""
+        table: dict[int, list[tuple[Op, int]]] = {t.id: [] for t in self.tensors}
+        for op in self.ops:
+            for k, tensor in enumerate(op.inputs):
+                if tensor is not None:
+                    table[tensor].append((op, k))
+        return table
+
+    @property
+    def unknown_ops(self) -> Iterator[Op]:
+        """Ops that no rule covers: kept whole."""
+        return (op for op in self.ops if not op.rule.known)

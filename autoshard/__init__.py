@@ -1,0 +1,46 @@
+"""A sharding compiler for JAX: write the step for one device, decorate it, run it on many.
+
+Names are loaded on first use, so that plans can be read and shown without importing JAX.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoshard.api import autoshard as autoshard
+    from autoshard.api import plan as plan
+    from autoshard.plan.model import Plan as Plan
+    from autoshard.program.spec import Spec as Spec
+
+__version__ = "0.1.0"
+
+# `autoshard.plan` is a room of the package and `plan` a public function. A submodule's name is
+# bound on its package when it is first imported, and only then: import the (empty) room here and
+# give its name back to the function. `from autoshard.plan.model import Plan` works as ever.
+import_module("autoshard.plan")
+del globals()["plan"]
+
+_PUBLIC = {
+    "autoshard": "autoshard.api:autoshard",
+    "plan": "autoshard.api:plan",
+    "load_plan": "autoshard.plan.store:load_plan",
+    "save_plan": "autoshard.plan.store:save_plan",
+    "Plan": "autoshard.plan.model:Plan",
+    "Spec": "autoshard.program.spec:Spec",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the room that defines it (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'autoshard' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value: object = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_PUBLIC))

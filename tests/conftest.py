@@ -1,0 +1,20 @@
+"""Eight simulated CPU devices for every test; set before anything can import JAX."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_COUNT_FLAG = "--xla_force_host_platform_device_count=8"
+if _COUNT_FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT_FLAG}".strip()
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """The eight simulated devices."""
+    import jax
+
+    found = jax.devices()
+    assert len(found) == 8, f"expected 8 CPU devices, JAX was started with {len(found)}"
+    return found

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from autoshard.plan._views import view
 from autoshard.program.spec import Spec
+
+if TYPE_CHECKING:
+    from autoshard.plan.diff import PlanDiff
 
 SCHEMA_VERSION = 1
 
@@ -218,3 +224,43 @@ class Plan:
     def total_bytes(leaves: Iterable[LeafPlan]) -> float:
         """Bytes one device holds of these leaves."""
         return sum(leaf.bytes_per_device for leaf in leaves)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; see `autoshard.plan.serialize`."""
+        from autoshard.plan.serialize import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            PlanError: the file is missing, is no plan, or is one of another schema version.
+        """
+        from autoshard.plan.serialize import load
+
+        return load(path)
+
+    def diff(self, other: Plan) -> PlanDiff:
+        """What changes from this plan to another; false where nothing does."""
+        from autoshard.plan.diff import diff
+
+        return diff(self, other)
+
+    def explain(self, part: str) -> str:
+        """What was decided for tensors whose path or source line contains `part`, and why."""
+        return str(view("explain")(self, part))
+
+    def shardings(self, devices: Any, like: Any = None) -> Any:
+        """The input leaves' `NamedSharding`s; see `autoshard.execute.shardings`. Imports JAX."""
+        return view("shardings")(self, devices, like=like)
+
+    def __str__(self) -> str:
+        return str(view("text")(self))
+
+    def _repr_html_(self) -> str:
+        return str(view("html")(self))
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        yield view("rich")(self)

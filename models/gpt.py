@@ -188,7 +188,7 @@ def apply(
         return layer(layer_params, layer_key, x, config)
 
     if config.remat:
-        run = jax.checkpoint(run)
+        run = jax.checkpoint(run, prevent_cse=not config.scan)  # a loop prevents it already
     keys = None if key is None else jax.random.split(key, config.layers)
     if config.scan:
         x, _ = jax.lax.scan(lambda x, slot: (run(x, *slot), None), x, (params["layers"], keys))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from autoshard.machine.dtypes import peak_for
+from autoshard.machine.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Chip:
         platform: the JAX platform: "cpu", "gpu" or "tpu".
         memory_bytes: device memory.
         memory_bytes_per_s: its bandwidth.
-        peak_flops_per_s: dense peak per dtype ("bf16", "f32", ...).
+        peak_flops_per_s: dense peak per rate key ("bf16", "f32", ...; see `dtypes.py`).
         matmul_efficiency: achieved / peak for large matmuls.
         memory_efficiency: achieved / peak memory bandwidth.
         op_overhead_s: time to start one kernel or fused loop.
@@ -27,28 +30,42 @@ class Chip:
     platform: str
     memory_bytes: int
     memory_bytes_per_s: float
-    peak_flops_per_s: Mapping[str, float]
+    peak_flops_per_s: Mapping[str, float] = field(hash=False)
     matmul_efficiency: float
     memory_efficiency: float
     op_overhead_s: float
     memory_margin: float
 
     def flops_per_s(self, dtype: str) -> float:
-        """Achievable matmul rate for operands of a JAX dtype name such as "bfloat16"."""
-        raise NotImplementedError
+        """Achievable matmul rate for operands of a JAX dtype name such as "bfloat16".
+
+        The peak that the dtype has or borrows (`autoshard.machine.dtypes`) times
+        `matmul_efficiency`.
+        """
+        return peak_for(dtype, self.peak_flops_per_s) * self.matmul_efficiency
 
 
 @dataclass(frozen=True, slots=True)
 class MeshAxis:
     """One dimension of the device mesh and the links it lies on.
 
+    The first two numbers are *defined* by the time of an all-gather of `V` gathered bytes over
+    the axis, with `n = size`:
+
+        time_s = V * (n - 1) / n / bytes_per_s + (n - 1) * latency_s
+
     Attributes:
         name: "data" or "tensor".
         size: devices along it.
         bytes_per_s: what one device sends along this axis in a ring collective, one way in total
             over the links that a ring on this axis can use at once.
-        latency_s: time of one hop.
-        link: what it lies on, for people: "ICI x (ring of 8)", "NVLink", "shared memory".
+        latency_s: latency of a whole all-gather divided by its n - 1 steps; below one hop where
+            the network gathers in both directions or over several dimensions at once.
+        link: what it lies on, for people: "ICI x (ring of 16)", "NVLink", "shared memory".
+        all_to_all_bytes_per_s: `r` such that an all-to-all of `s` bytes a device takes
+            `s * (n - 1) / n / r`; None: `bytes_per_s`, true for a switch.
+        neighbour_bytes_per_s: what one device sends to the next; None: `bytes_per_s`.
+        hop_latency_s: from one device to the next; None: `latency_s`.
     """
 
     name: str
@@ -56,6 +73,9 @@ class MeshAxis:
     bytes_per_s: float
     latency_s: float
     link: str = ""
+    all_to_all_bytes_per_s: float | None = None
+    neighbour_bytes_per_s: float | None = None
+    hop_latency_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +101,36 @@ class LogicalMesh:
 
     def __str__(self) -> str:
         return " x ".join(f"{axis.name} {axis.size}" for axis in self.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Devices of one kind and what joins them.
+
+    Attributes:
+        name: as a person writes it: "v5e:2x4", "8xh100", "cpu:8".
+        chip: one device.
+        topology: devices per physical dimension: torus dimensions of a TPU slice, (nodes,
+            devices per node) where a network joins nodes, (devices,) otherwise. Devices are
+            numbered row-major over it.
+        network: the links.
+    """
+
+    name: str
+    chip: Chip
+    topology: tuple[int, ...]
+    network: Network
+
+    @property
+    def n_devices(self) -> int:
+        return math.prod(self.topology)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of one device."""
+        return self.chip.memory_bytes
+
+    @property
+    def default_memory_limit_bytes(self) -> int:
+        """What a plan may use of one device unless told otherwise."""
+        return int(self.memory_bytes * (1 - self.chip.memory_margin))

@@ -1,0 +1,95 @@
+"""Machines from what JAX says about its devices, passed as plain strings and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoshard.machine.catalogue import CatalogEntry, load_catalog
+from autoshard.machine.errors import MachineError
+from autoshard.machine.model import Machine
+from autoshard.machine.network import Switched, Torus
+from autoshard.machine.parse import make_machine
+
+
+def machine_for_devices(
+    platform: str,
+    device_kind: str,
+    n: int,
+    coords: Sequence[tuple[int, ...]] | None = None,
+    memory_bytes: int | None = None,
+) -> Machine:
+    """The machine that a set of JAX devices is.
+
+    Args:
+        platform: `jax.Device.platform`.
+        device_kind: `jax.Device.device_kind`.
+        n: number of devices.
+        coords: `jax.Device.coords` of every device of a TPU slice, in any order. The machine
+            numbers its devices row-major over them, so sort devices by coordinates before
+            applying a mesh's `device_order`.
+        memory_bytes: of one device, where it is known; None: catalogued.
+
+    Raises:
+        MachineError: a device kind that no catalogue file lists, coordinates that are missing
+            or do not fill a box, or GPUs that do not fill their nodes.
+    """
+    entry = _entry_of(platform, device_kind)
+    if n < 1:
+        raise MachineError(f"a machine needs at least one device, got {n}")
+    if isinstance(entry.network, Torus):
+        topology = _slice_shape(entry.network, n, coords, device_kind)
+    else:
+        topology = _node_shape(entry.network, n, device_kind)
+    return make_machine(entry, topology, memory_bytes)
+
+
+def _entry_of(platform: str, device_kind: str) -> CatalogEntry:
+    catalog = load_catalog()
+    for entry in catalog.values():
+        if device_kind in entry.device_kinds:
+            return entry
+    known = sorted(kind for entry in catalog.values() for kind in entry.device_kinds)
+    raise MachineError(
+        f"{platform} devices of kind {device_kind!r} are not in the catalogue, which knows "
+        f"{', '.join(map(repr, known))}. Name the nearest machine yourself, for example "
+        'on="v5e:2x4", or add the kind to device_kinds in a file of autoshard/machine/catalog'
+    )
+
+
+def _slice_shape(
+    torus: Torus, n: int, coords: Sequence[tuple[int, ...]] | None, kind: str
+) -> tuple[int, ...]:
+    rank = len(torus.pod_shape)
+    if coords is None:
+        if n == 1:
+            return (1,) * rank
+        raise MachineError(
+            f"{n} devices of kind {kind!r} without coordinates: pass jax.Device.coords of each, "
+            "they say which chips are neighbours"
+        )
+    spans = [max(axis) - min(axis) + 1 for axis in zip(*coords, strict=True)]
+    box = 1
+    for span in spans:
+        box *= span
+    if len(coords) != n or len(set(coords)) != n or box != n:
+        shape = "x".join(map(str, spans))
+        raise MachineError(
+            f"{n} devices of kind {kind!r} have {len(set(coords))} different coordinates that "
+            f"span a box of {shape} = {box} chips; give all devices of one box, each once"
+        )
+    # JAX reports three coordinates for every TPU; a two-dimensional slice has z = 0 throughout.
+    if len(spans) < rank or any(span > 1 for span in spans[rank:]):
+        raise MachineError(f"coordinates of kind {kind!r} span {spans}, expected {rank} dimensions")
+    return tuple(spans[:rank])
+
+
+def _node_shape(network: Switched, n: int, kind: str) -> tuple[int, ...]:
+    per_node = network.domain_devices
+    if n <= per_node or network.node_bytes_per_s is None:
+        return (n,)
+    if n % per_node:
+        raise MachineError(
+            f"{n} devices of kind {kind!r} do not fill nodes of {per_node}; use a multiple of "
+            f'{per_node} devices, or name the machine, for example on="4x{per_node}xh100"'
+        )
+    return (n // per_node, per_node)

@@ -174,7 +174,7 @@ def example_inputs(config: Config, batch_size: int, seed: int = 0) -> tuple[Stat
         "images": jax.random.normal(image_key, shape),
         "labels": jax.random.randint(label_key, (batch_size,), 0, config.classes, jnp.int32),
     }
-    return init(state_key, config), batch
+    return jax.jit(init, static_argnums=1)(state_key, config), batch
 
 
 def abstract_inputs(config: Config, batch_size: int) -> tuple[State, Batch]:

@@ -106,7 +106,8 @@ def make_train_step(config: Config) -> TrainStep:
 
 def example_inputs(config: Config, batch_size: int, seed: int = 0) -> tuple[State, Batch]:
     """A state and a batch with values."""
-    return init(jax.random.key(seed), config), gpt.example_batch(config, batch_size, seed)
+    state = jax.jit(init, static_argnums=1)(jax.random.key(seed), config)
+    return state, gpt.example_batch(config, batch_size, seed)
 
 
 def abstract_inputs(config: Config, batch_size: int) -> tuple[State, Batch]:

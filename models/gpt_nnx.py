@@ -132,7 +132,8 @@ def example_inputs(
     config: Config, batch_size: int, seed: int = 0
 ) -> tuple[GPT, nnx.Optimizer, Batch]:
     """Model, optimizer and batch with values."""
-    return (*init(jax.random.key(seed), config), gpt.example_batch(config, batch_size, seed))
+    model, optimizer = nnx.jit(init, static_argnums=1)(jax.random.key(seed), config)
+    return model, optimizer, gpt.example_batch(config, batch_size, seed)
 
 
 def abstract_inputs(config: Config, batch_size: int) -> tuple[GPT, nnx.Optimizer, Batch]:

@@ -107,7 +107,7 @@ def example_inputs(config: Config, batch_size: int, seed: int = 0) -> tuple[Stat
         "inputs": jax.random.normal(x_key, (batch_size, config.sizes[0])),
         "targets": jax.random.normal(y_key, (batch_size, config.sizes[-1])),
     }
-    return init(state_key, config), batch
+    return jax.jit(init, static_argnums=1)(state_key, config), batch
 
 
 def abstract_inputs(config: Config, batch_size: int) -> tuple[State, Batch]:

@@ -100,24 +100,21 @@ def _lay(machine: Machine, sizes: Mapping[str, int]) -> LogicalMesh | None:
             for (name, size), pieces in zip(sizes.items(), placement, strict=True)
         )
 
-    found = placements(machine.topology, tuple(sizes.values()), ground.cuts)
-    laid = ((axes(placement), placement) for placement in found)
-    best = max(laid, key=lambda pair: ground.merit(*pair), default=None)
-    if best is None:
-        return None
-    return LogicalMesh(best[0], _device_order(machine, best[1], ground))
+    for cuts in ground.cuts:
+        found = placements(machine.topology, tuple(sizes.values()), cuts)
+        laid = ((axes(placement), placement) for placement in found)
+        best = max(laid, key=lambda pair: ground.merit(*pair), default=None)
+        if best is not None:
+            return LogicalMesh(best[0], _device_order(machine, best[1], ground))
+    return None
 
 
 def _torus_merit(axes: tuple[MeshAxis, ...], placement: Placement) -> tuple[float, ...]:
-    """Cuts no physical dimension where that can be helped, as collectives between chips that
-    are not neighbours are the least certain; then the largest product of axis bandwidths; then
-    few pieces; then fast last axes.
-    """
-    pieces = list(itertools.chain.from_iterable(placement))
-    cut = any(piece.size < piece.length for piece in pieces)
+    """The largest product of bandwidths, then few pieces, then fast last axes."""
+    pieces = sum(map(len, placement))
     # Rounded, so that equal products compare equal whatever the order of multiplication.
     product = round(sum(math.log(axis.bytes_per_s) for axis in axes if axis.size > 1), 9)
-    return (-cut, product, -len(pieces), *_last_axes_first(axes, placement))
+    return (product, -pieces, *_last_axes_first(axes, placement))
 
 
 def _last_axes_first(axes: tuple[MeshAxis, ...], placement: Placement) -> tuple[float, ...]:
@@ -131,12 +128,15 @@ class _Ground(NamedTuple):
     axis: Callable[[str, int, tuple[Piece, ...], Any, tuple[int, ...]], MeshAxis]
     order: Callable[[tuple[Piece, ...]], tuple[Cell, ...]]
     merit: Callable[[tuple[MeshAxis, ...], Placement], tuple[float, ...]]
-    cuts: int  # into how many pieces one physical dimension may be cut
+    # Into how many pieces one physical dimension may be cut: the first that works is taken.
+    cuts: tuple[int, ...]
 
 
+# On a torus whole dimensions come first, because collectives between chips that are not neighbours
+# are the least certain to run as predicted. A switch has no such distances.
 _GROUNDS: dict[type[Network], _Ground] = {
-    Torus: _Ground(torus_axis, torus_order, _torus_merit, MAX_CUTS),
-    Switched: _Ground(switched_axis, switched_order, _last_axes_first, MAX_AXES),
+    Torus: _Ground(torus_axis, torus_order, _torus_merit, tuple(range(1, MAX_CUTS + 1))),
+    Switched: _Ground(switched_axis, switched_order, _last_axes_first, (MAX_AXES,)),
 }
 
 

@@ -114,12 +114,14 @@ class Machine:
             devices per node) where a network joins nodes, (devices,) otherwise. Devices are
             numbered row-major over it.
         network: the links.
+        chips_per_host: None: not known.
     """
 
     name: str
     chip: Chip
     topology: tuple[int, ...]
     network: Network
+    chips_per_host: int | None = None
 
     @property
     def n_devices(self) -> int:

@@ -52,8 +52,8 @@ def find_entry(name: str) -> CatalogEntry:
     if name.lower() in catalog:
         return catalog[name.lower()]
     near = difflib.get_close_matches(name.lower(), catalog, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise MachineError(f"unknown chip {name!r}{hint} Known chips: {', '.join(sorted(catalog))}")
+    hint = f"; did you mean {near[0]!r}" if near else ""
+    raise MachineError(f"unknown chip {name!r}{hint}? Known chips: {', '.join(sorted(catalog))}")
 
 
 def make_machine(
@@ -78,7 +78,7 @@ def make_machine(
         on_host = entry.chip.platform == "cpu"
         name = f"{entry.name}:{topology[0]}" if on_host else f"{_joined(topology)}x{entry.name}"
     chip = entry.chip_for(math.prod(topology), memory_bytes)
-    return Machine(name, chip, topology, entry.network)
+    return Machine(name, chip, topology, entry.network, entry.chips_per_host)
 
 
 def _check_slice(name: str, torus: Torus, topology: tuple[int, ...]) -> None:

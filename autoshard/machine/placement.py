@@ -72,7 +72,8 @@ def _splits(length: int, left: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if length == 1:
             yield ()
         return
-    for part in divisors(math.gcd(length, left[0])):
+    # Large parts first: among equals the first axis gets the first dimension, as in row-major.
+    for part in reversed(divisors(math.gcd(length, left[0]))):
         for rest in _splits(length // part, left[1:]):
             yield (part, *rest)
 

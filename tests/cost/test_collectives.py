@@ -1,0 +1,93 @@
+"""Collective times: formulas, limits and relations between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autoshard.cost.collectives import collective_time_s
+from autoshard.machine import MeshAxis, mesh_from_sizes, parse_machine
+
+KINDS = ["all-gather", "reduce-scatter", "all-reduce", "all-to-all", "permute"]
+AXIS = MeshAxis("data", 4, bytes_per_s=100e9, latency_s=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("all-gather", 0.75 * 8e9 / 100e9 + 3e-6),
+        ("reduce-scatter", 0.75 * 8e9 / 100e9 + 3e-6),
+        ("all-reduce", 2 * (0.75 * 8e9 / 100e9 + 3e-6)),
+        ("all-to-all", 0.75 * 8e9 / 100e9 + 3e-6),  # a switch unless the axis says otherwise
+        ("permute", 8e9 / 100e9 + 1e-6),
+    ],
+)
+def test_formulas(kind: str, seconds: float) -> None:
+    assert collective_time_s(kind, AXIS, 8e9) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_axis_of_size_one_costs_nothing(kind: str) -> None:
+    axis = MeshAxis("data", 1, 100e9, 1e-6)
+    assert collective_time_s(kind, axis, 1e9) == 0.0
+    np.testing.assert_array_equal(collective_time_s(kind, axis, np.array([1e9, 2e9])), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_agree_with_numbers(kind: str) -> None:
+    axis = mesh_from_sizes(parse_machine("v5e:2x4"), {"data": 4, "tensor": 2}).axes[0]
+    sizes = np.array([[0.0, 1e3], [1e6, 1e9]])
+    times = collective_time_s(kind, axis, sizes)
+    assert times.shape == (2, 2)
+    assert isinstance(collective_time_s(kind, axis, 1e6), float)
+    for size, time in zip(sizes.ravel(), times.ravel(), strict=True):
+        assert time == pytest.approx(collective_time_s(kind, axis, float(size)))
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="unknown collective 'gossip'; known: all-gather"):
+        collective_time_s("gossip", AXIS, 1.0)
+
+
+def test_unknown_kind_also_on_an_axis_of_size_one() -> None:
+    with pytest.raises(ValueError, match="unknown collective"):
+        collective_time_s("gossip", MeshAxis("data", 1, 1.0, 0.0), 1.0)
+
+
+def test_large_all_gather_on_a_wrapped_ring_is_bytes_over_both_directions() -> None:
+    # The scaling book: V / W2, whatever the length of the ring, once bandwidth-bound.
+    axis = mesh_from_sizes(parse_machine("v5e:16x16"), {"data": 16, "tensor": 16}).axes[0]
+    assert collective_time_s("all-gather", axis, 9e9) == pytest.approx(15 / 16 * 9e9 / 90e9, 1e-3)
+
+
+def test_all_to_all_on_a_ring_is_a_quarter_of_the_gather_of_the_whole_array() -> None:
+    axis = mesh_from_sizes(parse_machine("v6e:16x16"), {"data": 16, "tensor": 16}).axes[0]
+    whole = 1.6e12
+    all_to_all = collective_time_s("all-to-all", axis, whole / 16)
+    assert all_to_all == pytest.approx(whole / (4 * 180e9), rel=1e-3)
+
+
+def test_permute_uses_one_link_of_a_ring() -> None:
+    axis = mesh_from_sizes(parse_machine("v6e:16x16"), {"data": 16, "tensor": 16}).axes[0]
+    assert collective_time_s("permute", axis, 90e9) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_tiny_all_gather_over_four_v5e_chips_is_near_the_published_8_us() -> None:
+    axis = mesh_from_sizes(parse_machine("v5e:2x2"), {"data": 4}).axes[0]
+    assert collective_time_s("all-gather", axis, 256.0) == pytest.approx(8e-6, rel=0.25)
+
+
+def test_nvlink_all_to_all_sends_each_byte_once() -> None:
+    # The scaling book: V (n - 1) / (n n W) with V = n local arrays.
+    axis = mesh_from_sizes(parse_machine("8xh100"), {"data": 8}).axes[0]
+    assert collective_time_s("all-to-all", axis, 8e9) == pytest.approx(
+        7 / 8 * 8e9 / 450e9, rel=1e-2
+    )
+
+
+def test_crossing_nodes_is_slower_than_staying_inside() -> None:
+    machine = parse_machine("2x8xh100")
+    across = mesh_from_sizes(machine, {"data": 16}).axes[0]
+    inside = mesh_from_sizes(machine, {"data": 2, "tensor": 8}).axes[1]
+    for kind in KINDS:
+        assert collective_time_s(kind, across, 1e9) > collective_time_s(kind, inside, 1e9)

@@ -54,5 +54,5 @@ def percent(fraction: float) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """How `after` compares to `before`: `"x1.25"`, or `"-"` where nothing was before."""
-    return f"x{after / before:.3g}" if before else "-"
+    """How `after` compares to `before`: `"1.25x"`, or `"-"` where nothing was before."""
+    return f"{after / before:.2f}x" if before else "-"

@@ -1,0 +1,120 @@
+"""What a report on a plan says, before it is text or HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autoshard.plan import units
+from autoshard.plan.model import Plan
+from autoshard.report import inside, state
+from autoshard.report.table import Column, Fact, Report, Table, cut
+
+_MOST_ROWS = 10
+
+
+def report(plan: Plan, everything: bool = False) -> Report:
+    """The report.
+
+    Args:
+        plan: any plan.
+        everything: every leaf, constraint and collective by itself, instead of groups.
+    """
+    most = None if everything else _MOST_ROWS
+    tables = (
+        (_rivals(plan), "rivals"),
+        (state.parameters(plan, everything), "groups"),
+        (state.optimizer(plan, everything), "groups"),
+        (state.data(plan, everything), "groups"),
+        (inside.collectives(plan, everything), "groups"),
+        (inside.constraints(plan, everything), "lines"),
+        (inside.alive(plan), "tensors"),
+    )
+    return Report(
+        title=f"{plan.program.name} on {plan.machine.name}",
+        facts=tuple(_facts(plan)),
+        tables=tuple(cut(table, most, what) for table, what in tables if table),
+        notes=(*state.giants(plan), *plan.notes),
+    )
+
+
+def _facts(plan: Plan) -> Iterator[Fact]:
+    machine = plan.machine
+    kind = "no devices" if not machine.n_devices else f"{machine.n_devices} x {machine.chip}"
+    yield Fact("machine", f"{machine.name} ({kind})")
+    yield Fact("mesh", mesh(plan))
+    p = plan.prediction
+    overlap = p.compute_s + p.communication_s > 1.005 * p.step_s
+    parts = f"compute {units.time(p.compute_s)} + communication {units.time(p.communication_s)}"
+    fits = p.peak_bytes <= machine.memory_limit_bytes
+    yield Fact(
+        "predicted",
+        f"step {units.time(p.step_s)} ({parts}{', partly at once' if overlap else ''}),"
+        f" peak {units.size(p.peak_bytes)} of {units.size(machine.memory_limit_bytes)} per device"
+        f"{'' if fits else ', too much'}, state {units.size(p.state_bytes)}",
+        "" if fits else "warn",
+    )
+    yield _certificate(plan)
+
+
+def mesh(plan: Plan) -> str:
+    """The mesh with what each axis lies on: "data 4 on ICI y x tensor 2 on ICI x"."""
+    links = plan.mesh.links or ("",) * len(plan.mesh.axis_names)
+    axes = (
+        f"{name} {size}" + (f" on {link}" if link and size > 1 else "")
+        for (name, size), link in zip(plan.mesh.sizes.items(), links, strict=False)
+    )
+    return " x ".join(axes) or "one device"
+
+
+def _certificate(plan: Plan) -> Fact:
+    c = plan.certificate
+    bound = f"no plan is predicted below {units.time(c.lower_bound_s)}"
+    searched = f"searched {units.time(c.search_s)}"
+    gap = f"this one is at most {units.percent(c.gap)} from it"
+    if c.status == "optimal":
+        return Fact(
+            "certificate", f"optimal: {bound}, gap {units.percent(c.gap)}; {searched}", "good"
+        )
+    if c.status == "given":
+        known = f"; {bound}, {gap}" if c.lower_bound_s else ", not searched"
+        return Fact("certificate", f"given by strategy {plan.strategy!r}{known}")
+    return Fact("certificate", f"{c.status}: {bound}, {gap}; {searched}")
+
+
+def _rivals(plan: Plan) -> Table | None:
+    if not plan.certificate.rivals:
+        return None
+    p = plan.prediction
+    own = (
+        f"this plan ({plan.strategy})",
+        str(plan.mesh),
+        units.time(p.step_s),
+        units.ratio(1, 1),
+        units.size(p.peak_bytes),
+        "",
+    )
+    rivals = sorted(
+        plan.certificate.rivals, key=lambda r: (r.step_s is None, r.step_s or r.peak_bytes or 0)
+    )
+    rows = tuple(
+        (
+            r.name,
+            r.mesh or "-",
+            "-" if r.step_s is None else units.time(r.step_s),
+            "-" if r.step_s is None else units.ratio(p.step_s, r.step_s),
+            "-" if r.peak_bytes is None else units.size(r.peak_bytes),
+            r.remark,
+        )
+        for r in rivals
+    )
+    columns = (
+        Column("rival"),
+        Column("mesh", whole=True),
+        Column("step", number=True),
+        Column("ratio", number=True),
+        Column("peak", number=True),
+        Column("remark"),
+    )
+    return Table(
+        "predicted against rivals, by the same cost model", columns, (own, *rows), strong=0
+    )

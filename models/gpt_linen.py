@@ -85,7 +85,7 @@ def init(key: jax.Array, config: Config) -> State:
 
 def loss(params: dict[str, Any], batch: Batch, config: Config) -> jax.Array:
     """Mean cross-entropy per token in nats, float32."""
-    logits = GPT(config).apply({"params": params}, batch["inputs"]).astype(jnp.float32)
+    logits = jnp.asarray(GPT(config).apply({"params": params}, batch["inputs"]), jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
     return jnp.mean(losses)
 

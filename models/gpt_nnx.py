@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ class GPT(nnx.Module):
         self.config = config
         self.embed = nnx.Embed(config.vocab, config.embed, dtype=dtype, rngs=rngs)
         self.position = nnx.Embed(config.seq, config.embed, dtype=dtype, rngs=rngs)
+        self.layers: Any  # a Layer of stacked weights, or a list of Layers
         if config.scan:
 
             @nnx.split_rngs(splits=config.layers)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autoshard.api import autoshard as autoshard
     from autoshard.api import plan as plan
+    from autoshard.errors import AutoshardError as AutoshardError
+    from autoshard.errors import InfeasibleError as InfeasibleError
+    from autoshard.errors import StateMismatchError as StateMismatchError
+    from autoshard.errors import UnknownPrimitiveError as UnknownPrimitiveError
+    from autoshard.machine.model import Machine as Machine
     from autoshard.plan.model import Plan as Plan
+    from autoshard.plan.store import load_plan as load_plan
+    from autoshard.plan.store import save_plan as save_plan
     from autoshard.program.spec import Spec as Spec
 
 __version__ = "0.1.0"
@@ -25,8 +32,13 @@ _PUBLIC = {
     "plan": "autoshard.api:plan",
     "load_plan": "autoshard.plan.store:load_plan",
     "save_plan": "autoshard.plan.store:save_plan",
+    "Machine": "autoshard.machine.model:Machine",
     "Plan": "autoshard.plan.model:Plan",
     "Spec": "autoshard.program.spec:Spec",
+    "AutoshardError": "autoshard.errors:AutoshardError",
+    "InfeasibleError": "autoshard.errors:InfeasibleError",
+    "StateMismatchError": "autoshard.errors:StateMismatchError",
+    "UnknownPrimitiveError": "autoshard.errors:UnknownPrimitiveError",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

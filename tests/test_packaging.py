@@ -1,5 +1,6 @@
 """What is installed is what is in the tree, and the front door is light and unambiguous."""
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_every_public_name_loads(name):
 
     assert getattr(autoshard, name) is not None
     assert name in dir(autoshard)
+
+
+def test_type_checkers_are_told_of_the_same_names():
+    tree = ast.parse((ROOT / "autoshard" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        alias.asname: f"{node.module}:{alias.name}" for node in block.body for alias in node.names
+    }
+    assert told == importlib.import_module("autoshard")._PUBLIC
 
 
 @pytest.mark.parametrize(

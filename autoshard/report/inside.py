@@ -29,7 +29,9 @@ def constraints(plan: Plan, everything: bool) -> Table | None:
     return Table(title, columns, rows, pictures=pictures)
 
 
-def constraint_table(found: Iterable[Constraint]) -> Table:
+def constraint_table(
+    found: Iterable[Constraint], title: str = "activations with a spec imposed"
+) -> Table:
     """Constraints one by one."""
     every = tuple(found)
     columns = (
@@ -44,9 +46,8 @@ def constraint_table(found: Iterable[Constraint]) -> Table:
         (paths.line(c.source), f"{c.at} {c.primitive}", c.slot, *_constraint_cells(c))
         for c in every
     )
-    title = f"activations with a spec imposed: {len(every)}"
     pictures = tuple(Picture(c.shape, c.specs[-1]) for c in every)
-    return Table(title, columns, rows, pictures=pictures)
+    return Table(f"{title}: {len(every)}", columns, rows, pictures=pictures)
 
 
 def _constraint_cells(c: Constraint) -> tuple[str, str, str]:

@@ -62,7 +62,12 @@ def optimizer(plan: Plan, everything: bool) -> Table | None:
     same = [leaf for leaf in leaves if leaf.path in alike]
     size = units.size(Plan.total_bytes(same))
     one = (_name(same, len(below)), "", "as its parameter", size)
-    return Table(_title("optimizer state", leaves), _COLUMNS, (one, *(rest.rows if rest else ())))
+    return Table(
+        _title("optimizer state", leaves),
+        _COLUMNS,
+        (one, *(rest.rows if rest else ())),
+        pictures=(None, *(rest.pictures if rest else ())),
+    )
 
 
 def data(plan: Plan, everything: bool) -> Table | None:

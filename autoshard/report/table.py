@@ -41,7 +41,7 @@ class Table:
         title: says whether numbers are predicted.
         rows: cells as text, as many as there are columns.
         strong: index of a row to stand out, or None.
-        pictures: one per row, or none at all.
+        pictures: one per row, None where there is nothing to draw; or none at all.
         foot: a line below.
     """
 
@@ -49,7 +49,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     strong: int | None = None
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Picture | None, ...] = ()
     foot: str = ""
 
 

@@ -74,9 +74,7 @@ def leaf(
 ) -> LeafPlan:
     local = math.prod(spec.local_shape(shape, SIZES)) * ITEMSIZE_BYTES[dtype]
     wear = {"key": "[{!r}]", "attr": ".{}", "index": "[{}]"}
-    path = root + "".join(
-        wear[kind].format(int(k) if kind == "index" else k) for kind, k in steps
-    )
+    path = root + "".join(wear[kind].format(int(k) if kind == "index" else k) for kind, k in steps)
     return LeafPlan(path, shape, dtype, role, spec, float(local), note, (("index", "0"), *steps))
 
 

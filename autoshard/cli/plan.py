@@ -1,0 +1,135 @@
+"""`autoshard plan TARGET --on MACHINE`: plan a step without devices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from autoshard.cli.show import show
+from autoshard.cli.verb import UsageError, Verb, resolve
+from autoshard.plan.model import Plan
+
+PLAN = "autoshard.api:plan"
+ZOO = "autoshard.models.zoo:zoo"
+
+_BYTES = {
+    "": 1,
+    "B": 1,
+    **{f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")},
+    **{f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")},
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="module:function that returns (step_fn, abstract_args), or a model such as gpt-125m",
+    )
+    parser.add_argument("--on", metavar="MACHINE", required=True, help="such as v5e:2x4")
+    parser.add_argument("--mesh", type=mesh, help='fixed axis sizes: "data=4,tensor=2"')
+    parser.add_argument("--memory", type=size_bytes, help="limit per device, such as 14GB")
+    parser.add_argument("--strategy", metavar="NAME", help="an expert's layout, not a search")
+    parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
+    parser.add_argument("--save", metavar="FILE", help="write the plan to FILE too")
+    parser.add_argument("--json", action="store_true", help="print the predictions as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan it."""
+    step, abstract = target(args.target)
+    options = {
+        "mesh": args.mesh,
+        "memory": args.memory,
+        "strategy": args.strategy,
+        "time_limit": args.time_limit,
+    }
+    make = resolve(PLAN)
+    began_s = time.monotonic()
+    plan: Plan = make(
+        step, *abstract, on=args.on, **{k: v for k, v in options.items() if v is not None}
+    )
+    planning_s = time.monotonic() - began_s
+    if args.save:
+        plan.save(args.save)
+    if args.json:
+        print(json.dumps(summary(plan, planning_s), indent=2))
+    else:
+        show(plan)
+    return 0
+
+
+def summary(plan: Plan, planning_s: float) -> dict[str, Any]:
+    """What scripts ask of a plan."""
+    return {
+        "mesh": plan.mesh.sizes,
+        "predicted_step_s": plan.prediction.step_s,
+        "predicted_peak_bytes": plan.prediction.peak_bytes,
+        "lower_bound_s": plan.certificate.lower_bound_s,
+        "gap": plan.certificate.gap,
+        "planning_s": planning_s,
+    }
+
+
+def target(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The step and its abstract arguments.
+
+    Raises:
+        UsageError: no such function or model, or the function returns something else.
+    """
+    if ":" not in name:
+        try:
+            found = resolve(ZOO)(name)
+        except KeyError as error:
+            raise UsageError(f"{error.args[0]}; or give module:function") from error
+    else:
+        # As `python -m` does: a person's own module stands where they stand.
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        found = resolve(name)()
+    if not (isinstance(found, tuple) and len(found) == 2 and callable(found[0])):
+        raise UsageError(
+            f"{name} must return (step_fn, abstract_args), and returns {type(found).__name__}"
+        )
+    step, abstract = found
+    return step, abstract if isinstance(abstract, tuple) else (abstract,)
+
+
+def mesh(text: str) -> dict[str, int]:
+    """Axis sizes from `"data=4,tensor=2"`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    names = {name.strip() for name, _, _ in pairs}
+    whole = all(name.strip() and size.strip().isdecimal() for name, _, size in pairs)
+    if not whole or len(names) < len(pairs) or any(int(size) < 1 for _, _, size in pairs):
+        raise argparse.ArgumentTypeError(f'{text!r} is no mesh; write "data=4,tensor=2"')
+    return {name.strip(): int(size) for name, _, size in pairs}
+
+
+def size_bytes(text: str) -> int:
+    """Bytes from `"14GB"` (decimal) or `"13.5GiB"` (binary)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    units = {name.lower(): value for name, value in _BYTES.items()}
+    if match is None or match[2].lower() not in units or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 14GB or 13.5GiB")
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def seconds(text: str) -> float:
+    """Seconds above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, such as 30")
+    return value
+
+
+VERB = Verb("plan", "Plan how a step is laid out, without devices.", arguments, run)

@@ -55,6 +55,17 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A value's position in the jaxpr: an equation and a slot of it.
+
+    Slots: "operand k" and "result k" of the equation, "in k" and "out k" of its body.
+    """
+
+    at: str
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One equation, or one boundary of a region.
 
@@ -64,9 +75,11 @@ class Op:
         inputs: tensor ids, None for literals.
         outputs: tensor ids.
         at: where the equation stands: indices through nested jaxprs, "12/3"; the key by which
-            a plan's constraints are put back. Empty for boundaries.
+            a plan's constraints are put back. For boundaries, of the loop or branch.
         source: the user's "file:line", or "".
         scope: the name stack, e.g. "jvp(GPT)/Block/Dense_0".
+        in_places, out_places: where constraints go, for boundaries of regions; equations use
+            their own operands and results.
     """
 
     id: int
@@ -78,6 +91,16 @@ class Op:
     at: str = ""
     source: str = ""
     scope: str = ""
+    in_places: tuple[Place, ...] = ()
+    out_places: tuple[Place, ...] = ()
+
+    def in_place(self, k: int) -> Place:
+        """Where a constraint on the use of operand `k` is put."""
+        return self.in_places[k] if self.in_places else Place(self.at, f"operand {k}")
+
+    def out_place(self, k: int) -> Place:
+        """Where a constraint on the definition of result `k` is put."""
+        return self.out_places[k] if self.out_places else Place(self.at, f"result {k}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +113,7 @@ class Leaf:
     dtype: str
     role: Role
     donated: bool = False
+    treepath: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

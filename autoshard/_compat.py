@@ -1,0 +1,107 @@
+"""Every moving or private JAX name the project uses, in one file.
+
+When a JAX release moves something, this is the file that changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import jax
+from jax._src import core as _core
+from jax._src import source_info_util as _source_info
+from jax._src.interpreters import partial_eval as _partial_eval
+from jax.extend import core as _excore
+
+Jaxpr = _excore.Jaxpr
+ClosedJaxpr = _excore.ClosedJaxpr
+JaxprEqn = _excore.JaxprEqn
+Var = _excore.Var
+Literal = _excore.Literal
+
+# Primitives whose body runs exactly once where they stand: name -> parameter holding the body.
+INLINE_BODIES = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+REMAT_NAMES = frozenset({"remat2", "remat", "checkpoint"})
+
+
+def open_body(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """A sub-jaxpr parameter as (jaxpr, consts), whether it is closed or open."""
+    if isinstance(body, ClosedJaxpr):
+        return body.jaxpr, body.consts
+    return body, ()
+
+
+def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Drop equations whose results nobody reads; inputs and effects stay."""
+    n_out = len(closed.jaxpr.outvars)
+    jaxpr, _ = _partial_eval.dce_jaxpr(closed.jaxpr, [True] * n_out, instantiate=True)
+    return ClosedJaxpr(jaxpr, closed.consts)
+
+
+def is_tracing() -> bool:
+    """Whether we are inside some JAX transformation (`jit`, `grad`, `vmap`, ...)."""
+    return not _core.trace_state_clean()
+
+
+def user_frames(eqn: JaxprEqn) -> Iterator[tuple[str, int]]:
+    """(file, line) of the frames that led to an equation, innermost first, JAX's own left out."""
+    for frame in _source_info.user_frames(eqn.source_info.traceback):
+        yield frame.file_name, frame.start_line
+
+
+def name_stack(eqn: JaxprEqn) -> str:
+    return str(eqn.source_info.name_stack)
+
+
+@contextmanager
+def as_if_traced_at(eqn: JaxprEqn) -> Iterator[None]:
+    """Bind primitives under an equation's own source line, name stack and context."""
+    stack = _source_info.current_name_stack() + eqn.source_info.name_stack
+    manager: AbstractContextManager[Any] = eqn.ctx.manager
+    with _source_info.user_context(eqn.source_info.traceback, name_stack=stack), manager:
+        yield
+
+
+def bind(eqn: JaxprEqn, values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """Evaluate one equation on `values` with `params` in place of its own."""
+    got = eqn.primitive.get_bind_params(params)
+    # Older releases return (functions, params), newer ones params alone.
+    funs, kwargs = got if isinstance(got, tuple) else ((), got)
+    out = eqn.primitive.bind(*funs, *values, **kwargs)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def retrace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:
+    """Trace `fun` over flat avals."""
+    return jax.make_jaxpr(fun)(*avals)
+
+
+def without_consts(closed: ClosedJaxpr) -> tuple[Jaxpr, list[Any]]:
+    """An open jaxpr that takes its constants as leading arguments, and those constants."""
+    return _partial_eval.convert_constvars_jaxpr(closed.jaxpr), list(closed.consts)
+
+
+def abstract(value: Any) -> tuple[tuple[int, ...], Any, bool]:
+    """(shape, dtype, weak_type) of an argument leaf: array, scalar, ShapeDtypeStruct.
+
+    Raises:
+        TypeError: the leaf is no array, number or abstract array.
+    """
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return tuple(value.shape), value.dtype, bool(getattr(value, "weak_type", False))
+    aval = _core.get_aval(value) if isinstance(value, _core.Tracer) else jax.typeof(value)
+    return tuple(aval.shape), aval.dtype, bool(getattr(aval, "weak_type", False))
+
+
+def struct(shape: tuple[int, ...], dtype: Any, weak_type: bool) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak_type)

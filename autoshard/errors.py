@@ -1,0 +1,31 @@
+"""Errors a user can meet. Each says what, where, the numbers, and what to change."""
+
+from __future__ import annotations
+
+
+class AutoshardError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class StateMismatchError(AutoshardError, TypeError):
+    """The step's output state does not match its input state."""
+
+
+class InfeasibleError(AutoshardError):
+    """No layout fits the memory limit.
+
+    Attributes:
+        least_bytes: the least limit per device for which a plan exists.
+    """
+
+    def __init__(self, message: str, least_bytes: float) -> None:
+        super().__init__(message)
+        self.least_bytes = least_bytes
+
+
+class UnknownPrimitiveError(AutoshardError):
+    """Strict mode, and the program holds a primitive without a sharding rule."""
+
+
+class SearchInterrupted(AutoshardError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
+    """Ctrl-C before any plan was found."""

@@ -1,0 +1,110 @@
+"""A plan made runnable: `jax.jit` of the replayed program with the plan's shardings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from autoshard.execute.replay import Replay
+from autoshard.execute.shardings import constraint_table, sharding
+from autoshard.plan import units
+from autoshard.plan.model import Plan
+from autoshard.trace.function import Traced, signature
+
+
+class OtherSignature(Exception):  # noqa: N818 - a signal between rooms, never shown
+    """The compiled function was called with other shapes, dtypes or structure."""
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A planned function, ready to run.
+
+    Attributes:
+        plan: what it does.
+        mesh: the JAX mesh.
+        jitted: `jax.jit` of it; takes the dynamic arguments.
+        in_shardings: per input leaf.
+        out_shardings: per output leaf.
+    """
+
+    plan: Plan
+    mesh: Mesh
+    traced: Traced
+    jitted: Any
+    in_shardings: tuple[NamedSharding, ...]
+    out_shardings: tuple[NamedSharding, ...]
+
+    def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
+        """Move leaves that are committed elsewhere; returns the arguments and what was moved."""
+        leaves, tree = jax.tree_util.tree_flatten(tuple(dynamic))
+        moved: list[str] = []
+        out = list(leaves)
+        for k, (leaf, want) in enumerate(zip(leaves, self.in_shardings, strict=True)):
+            if not isinstance(leaf, jax.Array) or not getattr(leaf, "committed", True):
+                continue
+            if leaf.sharding.is_equivalent_to(want, leaf.ndim):
+                continue
+            out[k] = jax.device_put(leaf, want)
+            moved.append(self.plan.inputs[k].path)
+        return jax.tree_util.tree_unflatten(tree, out), moved
+
+
+def executable(
+    traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]
+) -> Executable:
+    """Build the jitted function of a plan.
+
+    Args:
+        traced: the function, traced at the plan's signature.
+        plan: made for this program.
+        mesh: from `jax_mesh`.
+        donated: indices of donated dynamic arguments.
+    """
+    table = constraint_table(plan, mesh)
+    ins = tuple(sharding(mesh, leaf.spec) for leaf in plan.inputs)
+    outs = tuple(sharding(mesh, leaf.spec) for leaf in plan.outputs)
+    in_tree, out_tree, key = traced.signature.in_tree, traced.out_tree, traced.signature.key
+    names = [""] * len(in_tree.children())
+
+    def run(*dynamic: Any) -> Any:
+        # Python runs this only when JAX has not seen the arguments' types before.
+        if _loose(signature(dynamic, names).key) != _loose(key):
+            raise OtherSignature
+        leaves = jax.tree_util.tree_leaves(dynamic)
+        results = Replay(table).run(traced.closed.jaxpr, traced.closed.consts, leaves)
+        return jax.tree_util.tree_unflatten(out_tree, results)
+
+    run.__name__ = run.__qualname__ = traced.program.name
+    jitted = jax.jit(
+        run,
+        in_shardings=jax.tree_util.tree_unflatten(in_tree, ins),
+        out_shardings=jax.tree_util.tree_unflatten(out_tree, outs),
+        donate_argnums=tuple(sorted(donated)),
+    )
+    return Executable(plan, mesh, traced, jitted, ins, outs)
+
+
+def _loose(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A signature key without weak types: they change no layout."""
+    tree, kinds = key
+    return tree, tuple(kind[:2] for kind in kinds)
+
+
+def say_moved(name: str, moved: Sequence[str], plan: Plan) -> None:
+    """Tell the user which inputs were placed otherwise and had to be moved."""
+    sizes = {leaf.path: leaf for leaf in plan.inputs}
+    total = sum(sizes[p].bytes_per_device for p in moved)
+    first = moved[0]
+    more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+    warnings.warn(
+        f"{name}: moved {first}{more} to where the plan keeps them"
+        f" ({first}: {sizes[first].spec}; {units.size(total)} per device). Initialise with"
+        f" {name}.init(...) or load onto plan.shardings() to avoid this.",
+        stacklevel=4,
+    )

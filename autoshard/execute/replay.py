@@ -1,0 +1,85 @@
+"""A plan's constraints put back into the program: the jaxpr re-evaluated with them in place.
+
+Walks equations exactly as `autoshard.trace.walk` does, so that keys agree. Every equation is
+bound under its own source line and name stack: errors and profiles still speak of user code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from autoshard import _compat
+
+Shardings = Sequence[NamedSharding]
+Table = Mapping[tuple[str, str], Shardings]
+
+
+class Replay:
+    """Evaluates a jaxpr with constraints.
+
+    Args:
+        table: (at, slot) -> shardings to impose one after the other.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.used: set[tuple[str, str]] = set()
+
+    def _constrain(self, value: Any, at: str, slot: str) -> Any:
+        for sharding in self.table.get((at, slot), ()):
+            self.used.add((at, slot))
+            value = jax.lax.with_sharding_constraint(value, sharding)
+        return value
+
+    def _all(self, values: Sequence[Any], at: str, slot: str) -> list[Any]:
+        return [self._constrain(v, at, f"{slot} {k}") for k, v in enumerate(values)]
+
+    def run(
+        self, jaxpr: _compat.Jaxpr, consts: Sequence[Any], args: Sequence[Any], prefix: str = ""
+    ) -> list[Any]:
+        """Evaluate `jaxpr` on concrete or traced values."""
+        env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+        for index, eqn in enumerate(jaxpr.eqns):
+            at = f"{prefix}{index}"
+            with _compat.as_if_traced_at(eqn):
+                values = self._all([read(v) for v in eqn.invars], at, "operand")
+                outs = self._all(self._eqn(eqn, values, at), at, "result")
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _eqn(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
+        name = eqn.primitive.name
+        if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
+            jaxpr, consts = _compat.open_body(eqn.params[_compat.INLINE_BODIES[name]])
+            return self.run(jaxpr, consts, values, f"{at}/")
+        params = dict(eqn.params)
+        if name in _compat.REMAT_NAMES:
+            params["jaxpr"], hoisted = _compat.without_consts(self._body(params["jaxpr"], at))
+            values = [*hoisted, *values]
+        elif name == "scan":
+            params["jaxpr"] = self._body(params["jaxpr"], at)
+        elif name == "while":
+            params["cond_jaxpr"] = self._body(params["cond_jaxpr"], f"{at}/c")
+            params["body_jaxpr"] = self._body(params["body_jaxpr"], f"{at}/b")
+        elif name == "cond":
+            branches = enumerate(params["branches"])
+            params["branches"] = tuple(self._body(b, f"{at}/b{i}") for i, b in branches)
+        return _compat.bind(eqn, values, params)
+
+    def _body(self, body: Any, at: str) -> _compat.ClosedJaxpr:
+        jaxpr, consts = _compat.open_body(body)
+
+        def run(*args: Any) -> list[Any]:
+            results = self.run(jaxpr, consts, self._all(args, at, "in"), f"{at}/")
+            return self._all(results, at, "out")
+
+        return _compat.retrace(run, [v.aval for v in jaxpr.invars])

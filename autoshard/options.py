@@ -1,0 +1,93 @@
+"""What a user may ask for, declared once: decorator, `plan()` and command line read this."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `@autoshard`.
+
+    Attributes:
+        mesh: "auto", axis sizes such as `{"data": 4, "tensor": 2}`, or a `jax.sharding.Mesh`.
+        devices: None for `jax.devices()`, a list of devices, or a machine such as "v5e:4x4".
+        memory: limit per device: None (what the device has, less the catalogue's margin), bytes,
+            or text such as "14GB" or "14GiB".
+        donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
+        strategy: "auto", or the name of an expert layout.
+        plan: a plan (or the path of one) to use instead of searching.
+        strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
+        time_limit_s: wall clock the search may take.
+        seed: of the search.
+        cache: directory in which plans are kept between runs, or None.
+    """
+
+    mesh: Any = "auto"
+    devices: Any = None
+    memory: int | float | str | None = None
+    donate_argnums: int | Sequence[int] = ()
+    donate_argnames: str | Sequence[str] = ()
+    static_argnums: int | Sequence[int] = ()
+    static_argnames: str | Sequence[str] = ()
+    strategy: str = "auto"
+    plan: Any = None
+    strict: bool = False
+    time_limit_s: float = 20.0
+    seed: int = 0
+    cache: str | os.PathLike[str] | None = None
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """The limit in bytes; None when the device decides.
+
+        Raises:
+            ValueError: not a size.
+        """
+        return None if self.memory is None else parse_size(self.memory)
+
+
+def parse_size(size: float | str) -> float:
+    """Bytes of "14GB" (10^9), "14GiB" (2^30), or a number.
+
+    Raises:
+        ValueError: no such size, or not positive.
+    """
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", size)
+        if match is None or match[2].lower() not in _UNITS:
+            raise ValueError(
+                f"memory={size!r} is not a size: write bytes as a number, or text such as '14GB'"
+                " (10^9 bytes) or '14GiB' (2^30 bytes)"
+            )
+        size = float(match[1]) * _UNITS[match[2].lower()]
+    if size <= 0:
+        raise ValueError(f"memory={size!r} must be more than 0 bytes per device")
+    return float(size)
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """One item or several, as `jax.jit` takes argnums and argnames."""
+    return (value,) if isinstance(value, int | str) else tuple(value)
+
+
+def is_sizes(mesh: Any) -> bool:
+    """Whether a mesh option is given as axis sizes."""
+    return isinstance(mesh, Mapping)

@@ -1,0 +1,220 @@
+"""From a traced function to a plan: the machine, the meshes, the search, the value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from autoshard.errors import UnknownPrimitiveError
+from autoshard.execute.shardings import in_machine_order
+from autoshard.machine import (
+    LogicalMesh,
+    Machine,
+    legal_meshes,
+    machine_for_devices,
+    mesh_from_sizes,
+    parse_machine,
+)
+from autoshard.options import Options, is_sizes
+from autoshard.plan.check import refuse_mismatch
+from autoshard.plan.errors import PlanError
+from autoshard.plan.model import MachineKey, MeshPlan, Plan, ProgramKey
+from autoshard.program.ir import Program
+from autoshard.search.search import search
+from autoshard.strategies import STRATEGIES
+from autoshard.trace.function import Traced
+
+# A program is printed in full only up to here; the rest is counted.
+_MOST_UNKNOWN = 8
+
+
+def machine_of(devices: Any) -> Machine:
+    """The machine behind the `devices` option: text, devices, or None for all there are.
+
+    Raises:
+        MachineError: no such topology or chip.
+    """
+    if isinstance(devices, str):
+        return parse_machine(devices)
+    found = in_machine_order(jax.devices() if devices is None else list(devices))
+    first = found[0]
+    coords = None
+    if all(getattr(d, "coords", None) is not None for d in found) and first.platform == "tpu":
+        coords = [tuple(d.coords) for d in found]
+    return machine_for_devices(
+        first.platform, first.device_kind, len(found), coords, _memory_of(first)
+    )
+
+
+def _memory_of(device: Any) -> int | None:
+    try:
+        stats = device.memory_stats()
+    except Exception:  # a device of a topology has no memory to ask about
+        return None
+    limit = (stats or {}).get("bytes_limit")
+    return int(limit) if limit else None
+
+
+def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
+    """Candidate meshes for the `mesh` option.
+
+    Raises:
+        MachineError: sizes that do not multiply to the device count, or cannot be laid out.
+        TypeError: not a mesh.
+    """
+    if isinstance(mesh, str) and mesh == "auto":
+        return legal_meshes(machine)
+    if isinstance(mesh, Mesh):
+        sizes = {str(name): int(size) for name, size in mesh.shape.items()}
+        laid = mesh_from_sizes(machine, sizes)
+        order = in_machine_order(list(mesh.devices.flat))
+        index = {id(d): i for i, d in enumerate(order)}
+        # The user's own device order is kept, whatever we would have chosen.
+        return [LogicalMesh(laid.axes, tuple(index[id(d)] for d in mesh.devices.flat))]
+    if is_sizes(mesh):
+        return [mesh_from_sizes(machine, {str(k): int(v) for k, v in mesh.items()})]
+    raise TypeError(
+        f'mesh={mesh!r} is no mesh: pass "auto", axis sizes such as {{"data": 4, "tensor": 2}},'
+        " or a jax.sharding.Mesh"
+    )
+
+
+def program_key(program: Program) -> ProgramKey:
+    inputs = tuple(
+        (x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]") for x in program.inputs
+    )
+    return ProgramKey(program.name, program.fingerprint, inputs)
+
+
+def make_plan(
+    traced: Traced,
+    options: Options,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Plan a traced function as the options say, or take the plan they name.
+
+    Raises:
+        InfeasibleError: nothing fits.
+        UnknownPrimitiveError: strict mode, and a primitive has no rule.
+        StalePlanError: the plan given is for another program or machine.
+        MachineError, ValueError, TypeError: bad options.
+    """
+    program = traced.program
+    mesh, devices = options.mesh, options.devices
+    if isinstance(mesh, Mesh) and devices is None:
+        devices = list(mesh.devices.flat)
+    machine = machine_of(devices)
+    limit = options.memory_bytes or machine.default_memory_limit_bytes
+    key = MachineKey(machine.name, machine.chip.name, machine.n_devices, int(limit))
+    unknown = unknown_primitives(program)
+    if options.strict and unknown:
+        raise UnknownPrimitiveError(
+            "strict mode: no sharding rule for\n"
+            + "\n".join(f"  {line}" for line in unknown)
+            + "\nWithout strict=True these ops run whole on every device, and the plan says so."
+        )
+    given = options.plan
+    if given is not None:
+        plan = given if isinstance(given, Plan) else Plan.load(given)
+        refuse_mismatch(plan, program_key(program), key)
+        return plan
+    if options.strategy != "auto" and options.strategy not in STRATEGIES:
+        raise ValueError(
+            f"strategy={options.strategy!r} is not known; choose 'auto' or one of"
+            f" {', '.join(STRATEGIES)}"
+        )
+    stored = _cache_file(program, key, options)
+    if stored is not None and stored.exists():
+        plan = _cached(stored, program, key)
+        if plan is not None:
+            tell(f"plan found in {stored}")
+            return plan
+    found = search(
+        program,
+        machine,
+        meshes_of(mesh, machine),
+        float(limit),
+        strategies=STRATEGIES,
+        strategy=options.strategy,
+        time_limit_s=options.time_limit_s,
+        seed=options.seed,
+        tell=tell,
+    )
+    answer, laid = found.answer, found.answer.numbers.mesh
+    collectives = answer.collectives()
+    plan = Plan(
+        program=program_key(program),
+        machine=key,
+        mesh=MeshPlan(
+            tuple(a.name for a in laid.axes),
+            tuple(a.size for a in laid.axes),
+            laid.device_order,
+            tuple(a.link for a in laid.axes),
+        ),
+        inputs=answer.inputs(),
+        outputs=answer.outputs(),
+        constraints=answer.constraints(),
+        collectives=collectives,
+        prediction=answer.prediction(collectives),
+        certificate=found.certificate,
+        strategy=found.strategy,
+        notes=tuple(f"no sharding rule, kept whole: {line}" for line in unknown),
+        versions=versions(),
+    )
+    if stored is not None:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        plan.save(stored)
+    return plan
+
+
+def unknown_primitives(program: Program) -> list[str]:
+    """One line per primitive without a rule: name, how often, first user line."""
+    first: dict[str, str] = {}
+    count: dict[str, int] = {}
+    for op in program.unknown_ops:
+        count[op.kind] = count.get(op.kind, 0) + 1
+        first.setdefault(op.kind, op.source)
+    lines = [
+        f"{kind}" + (f" ({n} times)" if n > 1 else "") + (f" at {first[kind]}" if first[kind] else "")
+        for kind, n in sorted(count.items())
+    ]
+    if len(lines) > _MOST_UNKNOWN:
+        lines = [*lines[:_MOST_UNKNOWN], f"... and {len(lines) - _MOST_UNKNOWN} more primitives"]
+    return lines
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Versions of the packages a plan depends on."""
+    out: list[tuple[str, str]] = []
+    for name in ("autoshard", "jax", "jaxlib", "ortools"):
+        try:
+            out.append((name, version(name)))
+        except PackageNotFoundError:
+            out.append((name, "unknown"))
+    return tuple(out)
+
+
+def _cache_file(program: Program, key: MachineKey, options: Options) -> Path | None:
+    if options.cache is None:
+        return None
+    import hashlib
+
+    asked = (program_key(program), key, str(options.mesh), options.strategy, options.seed, versions())
+    digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
+    return Path(os.fspath(options.cache)) / f"{program.name}-{digest}.json"
+
+
+def _cached(file: Path, program: Program, key: MachineKey) -> Plan | None:
+    """A plan from the cache; a damaged or foreign file is as good as none."""
+    try:
+        plan = Plan.load(file)
+        refuse_mismatch(plan, program_key(program), key)
+    except PlanError:
+        return None
+    return plan

@@ -1,0 +1,273 @@
+"""From a choice of options to the parts of a plan: specs, constraints, collectives, peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.liveness import is_reduction
+from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, steps
+from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
+from autoshard.program.ir import Leaf, Op, Place
+from autoshard.program.rule import Combiner, FactorKind, OpClass
+from autoshard.program.spec import Spec
+from autoshard.search.build import MeshProblem
+from autoshard.search.graph import Dims, Flow
+
+# Inputs at least this large that stay whole on every device are pointed out.
+REPLICATED_NOTE_BYTES = 1 << 20
+
+
+class Answer:
+    """One choice of options for a mesh, read as layouts.
+
+    Args:
+        mesh_problem: the numbers and what they mean.
+        choice: an option per node.
+    """
+
+    def __init__(self, mesh_problem: MeshProblem, choice: Sequence[int]) -> None:
+        self.numbers, self.choice = mesh_problem, tuple(choice)
+        self.graph = mesh_problem.analysis.graph
+        self.program = mesh_problem.analysis.program
+        self.layouts = mesh_problem.layouts
+        self.axes = mesh_problem.mesh.axes
+        self._flow_at = {
+            (f.places[0], f.into): f for f in self.graph.flows if f.into != "shared use"
+        }
+
+    def spec(self, node: int, dims: Dims) -> Spec:
+        return self.layouts.spec(node, self.choice[node], dims)
+
+    def tensor_spec(self, tensor: int) -> Spec:
+        return self.spec(self.graph.node_of[tensor], self.graph.dims[tensor])
+
+    def _row(
+        self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()
+    ) -> Ints:
+        option = self.layouts.options[node][self.choice[node]]
+        return self.layouts.lookup(node, dims, partial)[option][None, :]
+
+    # -- leaves ------------------------------------------------------------------------------
+
+    def inputs(self) -> tuple[LeafPlan, ...]:
+        return tuple(
+            self._leaf(leaf, self.tensor_spec(leaf.tensor))
+            for leaf in self.program.inputs
+            if leaf.tensor is not None
+        )
+
+    def outputs(self) -> tuple[LeafPlan, ...]:
+        out: list[LeafPlan] = []
+        for leaf, where in zip(self.program.outputs, self.graph.out_node, strict=True):
+            spec = Spec.replicated(len(leaf.shape)) if where is None else self.spec(*where)
+            out.append(self._leaf(leaf, spec))
+        return tuple(out)
+
+    def _leaf(self, leaf: Leaf, spec: Spec) -> LeafPlan:
+        tensor = self.program.tensors[leaf.tensor] if leaf.tensor is not None else None
+        whole = tensor.size_bytes if tensor is not None else 0.0
+        note = ""
+        if leaf.tensor is not None and spec.is_replicated and whole >= REPLICATED_NOTE_BYTES:
+            note = self._why_whole(leaf.tensor)
+        return LeafPlan(
+            path=leaf.path,
+            shape=leaf.shape,
+            dtype=leaf.dtype,
+            role=leaf.role.value,
+            spec=spec,
+            bytes_per_device=whole / spec.shards(self.numbers.mesh.sizes),
+            note=note,
+            treepath=leaf.treepath,
+        )
+
+    def _why_whole(self, tensor: int) -> str:
+        node = self.graph.node_of[tensor]
+        if len(self.layouts.options[node]) > 1:
+            return "whole on every device: cheaper than splitting it"
+        sizes = " x ".join(str(a.size) for a in self.axes if a.size > 1)
+        return f"whole on every device: no dimension that may be split divides by {sizes}"
+
+    # -- constraints -------------------------------------------------------------------------
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        found: dict[tuple[str, str], Constraint] = {}
+        for item in (*self._definitions(), *self._uses()):
+            # A use of one operand may pass two nodes: the later spec follows the earlier.
+            key = (item.at, item.slot)
+            if key in found:
+                before = found[key]
+                merged = (*before.specs, *(s for s in item.specs if s != before.specs[-1]))
+                item = _with_specs(before, merged)
+            found[key] = item
+        return tuple(found.values())
+
+    def _definitions(self) -> Iterator[Constraint]:
+        stored = self.numbers.analysis.live.is_stored
+        read_by_flow = {f.tensor for f in self.graph.flows}
+        for op in self.program.ops:
+            if not op.at:
+                continue
+            for k, out in enumerate(op.outputs):
+                tensor = self.program.tensors[out]
+                if not tensor.shape or tensor.elements == 1:
+                    continue
+                flow = self._flow_at.get((op.out_place(k), "result"))
+                if flow is None and not (stored(out) or out in read_by_flow):
+                    continue
+                spec = self.tensor_spec(out)
+                specs, reason = (spec,), "defined"
+                if flow is not None:
+                    made = self.spec(flow.src, flow.src_dims)
+                    specs = (spec,) if made == spec else (made, spec)
+                    reason = self._result_reason(flow) or reason
+                yield self._constraint(op, op.out_place(k), specs, out, reason)
+
+    def _result_reason(self, flow: Flow) -> str:
+        row = self._row(flow.src, flow.src_dims, flow.partial)[0]
+        names = [a.name for a, s in zip(self.axes, row, strict=True) if s == PARTIAL and a.size > 1]
+        return f"partial sum over {' and '.join(names)}" if names else ""
+
+    def _uses(self) -> Iterator[Constraint]:
+        for flow in self.graph.flows:
+            if flow.into in ("result", "new state"):
+                continue
+            have = self.spec(flow.src, flow.src_dims)
+            want = self.spec(flow.dst, flow.dst_dims)
+            if have == want:
+                continue
+            reason = "gathered for use" if want.shards(self.numbers.mesh.sizes) < have.shards(
+                self.numbers.mesh.sizes
+            ) else "split for use"
+            op = self.program.ops[flow.at]
+            for place in flow.places:
+                yield self._constraint(op, place, (want,), flow.tensor, reason)
+
+    def _constraint(
+        self, op: Op, place: Place, specs: tuple[Spec, ...], tensor: int, reason: str
+    ) -> Constraint:
+        t = self.program.tensors[tensor]
+        return Constraint(
+            at=place.at,
+            slot=place.slot,
+            specs=specs,
+            shape=t.shape,
+            dtype=t.dtype,
+            source=op.source,
+            primitive=op.kind,
+            reason=reason,
+        )
+
+    # -- communication -----------------------------------------------------------------------
+
+    def collectives(self) -> tuple[Collective, ...]:
+        found = [c for flow in self.graph.flows for c in self._of_flow(flow)]
+        found += [c for op in self.program.ops for c in self._of_reduction(op)]
+        return tuple(sorted(found, key=lambda c: -c.seconds))
+
+    def _of_flow(self, flow: Flow) -> Iterator[Collective]:
+        src = self._row(flow.src, flow.src_dims, flow.partial)
+        dst = self._row(flow.dst, flow.dst_dims)
+        tensor = self.program.tensors[flow.tensor]
+        op = self.program.ops[min(flow.at, len(self.program.ops) - 1)]
+        for step in steps(src, dst, tensor.size_bytes, self.axes):
+            yield self._collective(
+                step.kind,
+                step.axis,
+                float(step.size_bytes[0, 0]),
+                self.program.times(flow.region),
+                flow.tensor,
+                op,
+                flow.into,
+            )
+
+    def _of_reduction(self, op: Op) -> Iterator[Collective]:
+        node = self.graph.op_node[op.id]
+        if self.graph.nodes[node].own is not None or not is_reduction(op):
+            return
+        classes = self.graph.op_classes[op.id]
+        summed = [
+            (c, f.combiner)
+            for f, c in zip(op.rule.factors, classes, strict=True)
+            if c is not None and f.kind is FactorKind.REDUCTION and f.combiner is not None
+        ]
+        for out, dims in zip(op.outputs, op.rule.results, strict=True):
+            out_dims = tuple(None if f is None else classes[f] for f in dims)
+            row = self._row(node, out_dims, summed)
+            size = float(local_bytes(row, self.program.tensors[out].size_bytes, self.axes)[0])
+            for a in np.flatnonzero(row[0] == PARTIAL):
+                if self.axes[a].size > 1:
+                    times = self.program.times(op.region)
+                    yield self._collective("all-reduce", int(a), size, times, out, op, "sum")
+
+    def _collective(
+        self, kind: str, axis: int, size: float, times: int, tensor: int, op: Op, reason: str
+    ) -> Collective:
+        t = self.program.tensors[tensor]
+        seconds = float(collective_time_s(kind, self.axes[axis], size)) * times
+        return Collective(
+            kind=kind,
+            axes=(self.axes[axis].name,),
+            count=times,
+            bytes=size,
+            seconds=seconds,
+            tensor=f"{t.dtype}[{','.join(map(str, t.shape))}]",
+            source=op.source,
+            scope=op.scope,
+            reason=reason,
+        )
+
+    # -- prediction --------------------------------------------------------------------------
+
+    def prediction(self, collectives: Sequence[Collective]) -> Prediction:
+        problem = self.numbers.problem
+        step_s = problem.cost_s(self.choice)
+        communication_s = sum(c.seconds for c in collectives)
+        used = problem.usage_bytes(self.choice)
+        when = int(np.argmax(used)) if len(used) else 0
+        ops = self.program.ops
+        state = [x for x in self.inputs() if x.role in ("parameter", "optimizer")]
+        return Prediction(
+            step_s=step_s,
+            compute_s=max(step_s - communication_s, 0.0),
+            communication_s=communication_s,
+            peak_bytes=float(used[when]) if len(used) else 0.0,
+            state_bytes=sum(x.bytes_per_device for x in state),
+            peak_at=_where(ops[when]) if when < len(ops) else "the end of the step",
+            alive_at_peak=self.alive(when),
+            flops=sum(
+                op.rule.flops * self.program.times(op.region)
+                for op in ops
+                if op.rule.op_class in (OpClass.MATMUL, OpClass.CONV)
+            ),
+        )
+
+    def alive(self, when: int, most: int = 12) -> tuple[Alive, ...]:
+        """The largest tensors in memory at a time, largest first."""
+        names = {leaf.tensor: leaf.path for leaf in self.program.inputs}
+        made = {out: op for op in self.program.ops for out in op.outputs}
+        found: list[Alive] = []
+        for life in self.numbers.analysis.live.lifetimes:
+            if life is None or not life.start <= when <= life.end:
+                continue
+            t = self.program.tensors[life.tensor]
+            size = t.size_bytes / self.tensor_spec(t.id).shards(self.numbers.mesh.sizes)
+            op = made.get(t.id)
+            what = names.get(t.id) or (f"{op.kind} " if op else "") + (
+                f"{t.dtype}[{','.join(map(str, t.shape))}]"
+            )
+            found.append(Alive(what, size, op.source if op else ""))
+        found.sort(key=lambda a: -a.bytes_per_device)
+        return tuple(found[:most])
+
+
+def _where(op: Op) -> str:
+    return f"{op.kind} at {op.source}" if op.source else op.kind
+
+
+def _with_specs(c: Constraint, specs: tuple[Spec, ...]) -> Constraint:
+    return Constraint(c.at, c.slot, specs, c.shape, c.dtype, c.source, c.primitive, c.reason)
+
+

@@ -1,0 +1,240 @@
+"""Program x machine x mesh -> numbers: the costs and bytes of every option and pair."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.compute import matmul_time_s, memory_time_s
+from autoshard.cost.liveness import Liveness, is_reduction, liveness
+from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, local_bytes, reshard_table
+from autoshard.machine.model import LogicalMesh, Machine
+from autoshard.program.ir import Op, Program
+from autoshard.program.rule import FactorKind, OpClass
+from autoshard.search.graph import Flow, Graph, build_graph
+from autoshard.search.layouts import Layouts, enumerate_layouts
+from autoshard.search.problem import Pair, Problem, Usage, Variable
+
+Floats = NDArray[np.float64]
+Classes = frozenset[int]
+
+# Reads of one stored tensor by elementwise ops this close together (in ops) are one fused read.
+_FUSION_DISTANCE = 50
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a program before any mesh: decisions and lifetimes."""
+
+    program: Program
+
+    @cached_property
+    def graph(self) -> Graph:
+        return build_graph(self.program)
+
+    @cached_property
+    def live(self) -> Liveness:
+        return liveness(self.program)
+
+
+@dataclass(frozen=True)
+class MeshProblem:
+    """The numbers for one mesh, and what they mean."""
+
+    analysis: Analysis
+    machine: Machine
+    layouts: Layouts
+    problem: Problem
+
+    @property
+    def mesh(self) -> LogicalMesh:
+        return self.layouts.mesh
+
+
+def build_problem(
+    analysis: Analysis, machine: Machine, mesh: LogicalMesh, limit_bytes: float
+) -> MeshProblem:
+    """Price every option of every decision on a mesh."""
+    layouts = enumerate_layouts(analysis.graph, mesh)
+    builder = _Builder(analysis, machine, layouts)
+    return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes))
+
+
+class _Builder:
+    def __init__(self, analysis: Analysis, machine: Machine, layouts: Layouts) -> None:
+        self.graph, self.program, self.live = analysis.graph, analysis.program, analysis.live
+        self.machine, self.layouts = machine, layouts
+        self.axes = layouts.mesh.axes
+        self._shards: dict[tuple[int, Classes], Floats] = {}
+        self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
+
+    def build(self, limit_bytes: float) -> Problem:
+        horizon = len(self.program.ops) + 1
+        n = len(self.graph.nodes)
+        cost = [np.zeros(len(o)) for o in self.layouts.options]
+        usage: list[list[Usage]] = [[] for _ in range(n)]
+        self._own_ops(cost)
+        self._fusible_traffic(cost)
+        self._reductions(cost)
+        self._storage(usage)
+        pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
+        for flow in self.graph.flows:
+            self._flow(flow, cost, usage, pairs)
+        return Problem(
+            variables=tuple(
+                Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)
+            ),
+            pairs=tuple(
+                Pair(a, b, table, tuple(used))
+                for (a, b), (table, used) in pairs.items()
+                if table.any() or used
+            ),
+            limit_bytes=limit_bytes,
+            horizon=horizon,
+        )
+
+    def _label(self, node: int) -> str:
+        n = self.graph.nodes[node]
+        if n.own is not None:
+            return f"{self.program.ops[n.own].kind} {self.program.ops[n.own].at}"
+        return f"use of tensor {n.use_of}" if n.use_of is not None else f"node {node}"
+
+    def _cut(self, node: int, classes: Classes) -> Floats:
+        key = (node, classes)
+        if key not in self._shards:
+            self._shards[key] = self.layouts.shards(node, classes)
+        return self._shards[key]
+
+    def _own_ops(self, cost: list[Floats]) -> None:
+        chip = self.machine.chip
+        for node in self.graph.nodes:
+            if node.own is None:
+                continue
+            op = self.program.ops[node.own]
+            if op.rule.op_class in (OpClass.FREE, OpClass.FUSIBLE):
+                continue
+            times = self.program.times(op.region)
+            traffic = self._traffic(op, node.id)
+            if op.rule.op_class in (OpClass.MATMUL, OpClass.CONV):
+                factors = frozenset(c for c in self.graph.op_classes[op.id] if c is not None)
+                flops = op.rule.flops / self._cut(node.id, factors)
+                time = matmul_time_s(chip, flops, traffic, self._dtype(op))
+            else:
+                time = memory_time_s(chip, traffic) + chip.op_overhead_s
+            cost[node.id] += time * times
+
+    def _dtype(self, op: Op) -> str:
+        first = next((t for t in op.inputs if t is not None), op.outputs[0])
+        return self.program.tensors[first].dtype
+
+    def _traffic(self, op: Op, node: int) -> Floats:
+        total = np.zeros(len(self.layouts.options[node]))
+        classes = self.graph.op_classes[op.id]
+        sides = [*zip(op.inputs, op.rule.operands, strict=True)]
+        sides += [*zip(op.outputs, op.rule.results, strict=True)]
+        for t, dims in sides:
+            if t is not None:
+                cut = frozenset(c for f in dims if f is not None and (c := classes[f]) is not None)
+                total += self.program.tensors[t].size_bytes / self._cut(node, cut)
+        return total
+
+    def _fusible_traffic(self, cost: list[Floats]) -> None:
+        grouped: dict[tuple[int, Classes], float] = defaultdict(float)
+        last_read: dict[tuple[int, int], int] = {}
+        for op in self.program.ops:
+            if op.rule.op_class is not OpClass.FUSIBLE:
+                continue
+            node = self.graph.op_node[op.id]
+            classes = self.graph.op_classes[op.id]
+            times = self.program.times(op.region)
+            moved: list[tuple[int, tuple[int | None, ...]]] = []
+            for out, dims in zip(op.outputs, op.rule.results, strict=True):
+                if self.live.is_stored(self.live.buffer[out]) and self.live.buffer[out] == out:
+                    moved.append((out, dims))
+            for t, dims in zip(op.inputs, op.rule.operands, strict=True):
+                if t is None or not self.live.is_stored(self.live.buffer[t]):
+                    continue
+                key = (t, op.region)
+                if op.id - last_read.get(key, -_FUSION_DISTANCE - 1) > _FUSION_DISTANCE:
+                    moved.append((t, dims))
+                last_read[key] = op.id
+            for t, dims in moved:
+                cut = frozenset(c for f in dims if f is not None and (c := classes[f]) is not None)
+                grouped[node, cut] += self.program.tensors[t].size_bytes * times
+        for (node, cut), size in grouped.items():
+            cost[node] += memory_time_s(self.machine.chip, size / self._cut(node, cut))
+
+    def _reductions(self, cost: list[Floats]) -> None:
+        """Sums inside a node: split the summed dimension and the result needs an all-reduce."""
+        for op in self.program.ops:
+            node = self.graph.op_node[op.id]
+            if self.graph.nodes[node].own is not None or not is_reduction(op):
+                continue
+            classes = self.graph.op_classes[op.id]
+            summed = [
+                (c, f.combiner)
+                for f, c in zip(op.rule.factors, classes, strict=True)
+                if c is not None and f.kind is FactorKind.REDUCTION and f.combiner is not None
+            ]
+            for out, dims in zip(op.outputs, op.rule.results, strict=True):
+                out_dims = tuple(None if f is None else classes[f] for f in dims)
+                before = self.layouts.state(node, out_dims, summed)
+                local = local_bytes(before, self.program.tensors[out].size_bytes, self.axes)
+                for a, axis in enumerate(self.axes):
+                    time = np.asarray(collective_time_s("all-reduce", axis, local))
+                    times = self.program.times(op.region)
+                    cost[node] += np.where(before[:, a] == PARTIAL, time, 0.0) * times
+
+    def _storage(self, usage: list[list[Usage]]) -> None:
+        grouped: dict[tuple[int, int, int], Floats] = {}
+        for life in self.live.lifetimes:
+            if life is None:
+                continue
+            node = self.graph.node_of[life.tensor]
+            cut = frozenset(c for c in self.graph.dims[life.tensor] if c is not None)
+            size = self.program.tensors[life.tensor].size_bytes / self._cut(node, cut)
+            key = (node, life.start, life.end)
+            grouped[key] = grouped[key] + size if key in grouped else size
+        for (node, start, end), size in grouped.items():
+            usage[node].append(Usage(start, end, size))
+
+    def _flow(
+        self,
+        flow: Flow,
+        cost: list[Floats],
+        usage: list[list[Usage]],
+        pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]],
+    ) -> None:
+        src = self.layouts.state(flow.src, flow.src_dims, flow.partial)
+        dst = self.layouts.state(flow.dst, flow.dst_dims)
+        seconds, copy = self._table(src, dst, self.program.tensors[flow.tensor].size_bytes)
+        seconds = seconds * self.program.times(flow.region)
+        if not seconds.any() and not copy.any():
+            return
+        if flow.src == flow.dst:
+            cost[flow.src] += np.diagonal(seconds)
+            if copy.any():
+                usage[flow.src].append(Usage(flow.at, flow.end, np.diagonal(copy).copy()))
+            return
+        key = (flow.src, flow.dst)
+        if key not in pairs:
+            shape = (len(src), len(dst))
+            pairs[key] = (np.zeros(shape), [])
+        table, used = pairs[key]
+        table += seconds
+        if copy.any():
+            used.append(Usage(flow.at, flow.end, copy))
+
+    def _table(self, src: Ints, dst: Ints, size: float) -> tuple[Floats, Floats]:
+        key = (src.tobytes(), dst.tobytes(), size)
+        if key not in self._tables:
+            self._tables[key] = reshard_table(src, dst, size, self.axes)
+        return self._tables[key]
+
+
+__all__ = ["WHOLE", "Analysis", "MeshProblem", "build_problem"]

@@ -1,0 +1,95 @@
+"""The search problem as numbers: options with costs and bytes, joined by tables.
+
+minimise    sum_i cost_i[x_i] + sum_ij cost_ij[x_i, x_j]
+subject to  at every time t: sum of bytes alive at t <= limit
+
+Bytes belong to options (a tensor stored in a layout) or to pairs (a temporary copy made by a
+reshard). Nothing here knows tensors, meshes or JAX; a problem can come from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes in use from time `start` to time `end`, both included, per option or pair."""
+
+    start: int
+    end: int
+    size_bytes: Floats
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A decision: seconds and bytes per option."""
+
+    cost_s: Floats
+    usage: tuple[Usage, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds and bytes that depend on two decisions: tables `[options of a, options of b]`."""
+
+    a: int
+    b: int
+    cost_s: Floats
+    usage: tuple[Usage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """See the module docstring.
+
+    Attributes:
+        variables, pairs: the terms.
+        limit_bytes: the most that may be in use at any time.
+        horizon: times run from 0 to horizon - 1.
+        base_bytes: in use at all times, whatever is decided.
+    """
+
+    variables: tuple[Variable, ...]
+    pairs: tuple[Pair, ...]
+    limit_bytes: float
+    horizon: int
+    base_cost_s: float = 0.0
+    _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def cost_s(self, choice: Sequence[int]) -> float:
+        """The objective at one option per variable."""
+        total = self.base_cost_s
+        total += sum(float(v.cost_s[x]) for v, x in zip(self.variables, choice, strict=True))
+        total += sum(float(p.cost_s[choice[p.a], choice[p.b]]) for p in self.pairs)
+        return total
+
+    def usage_bytes(self, choice: Sequence[int]) -> Floats:
+        """Bytes in use at each time."""
+        delta = np.zeros(self.horizon + 1)
+        for v, x in zip(self.variables, choice, strict=True):
+            for u in v.usage:
+                size = float(u.size_bytes[x])
+                delta[u.start] += size
+                delta[u.end + 1] -= size
+        for p in self.pairs:
+            for u in p.usage:
+                size = float(u.size_bytes[choice[p.a], choice[p.b]])
+                delta[u.start] += size
+                delta[u.end + 1] -= size
+        return np.cumsum(delta[:-1])
+
+    def peak_bytes(self, choice: Sequence[int]) -> float:
+        return float(self.usage_bytes(choice).max(initial=0.0))
+
+    def with_limit(self, limit_bytes: float) -> Problem:
+        return Problem(
+            self.variables, self.pairs, limit_bytes, self.horizon, self.base_cost_s
+        )

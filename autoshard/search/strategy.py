@@ -1,0 +1,135 @@
+"""What an expert layout is to the search: a restriction of every decision's options.
+
+A strategy says, for each node, which options it would consider. The search then finds the best
+layout within the restriction with the same costs and the same limit as for the automatic plan.
+So an expert plan is a plan like any other, and every automatic plan can be held against it.
+
+Nothing is said by name. What a strategy may ask is structural: is this dimension the batch, is
+this node state at rest, the update of state, a matmul, or an activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoshard.program.ir import Role
+from autoshard.program.rule import OpClass
+from autoshard.search.build import MeshProblem
+from autoshard.search.graph import Graph
+from autoshard.search.reduce import Keep
+from autoshard.search.regions import update_ops
+
+Mask = NDArray[np.bool_]
+
+
+class Kind(Enum):
+    """What a node holds."""
+
+    STATE = "state"  # a parameter or optimizer leaf at rest, or its update
+    WEIGHT = "weight"  # a parameter on its way to a use: cast, gathered
+    MATMUL = "matmul"  # a matmul or convolution
+    ACTIVATION = "activation"  # everything else
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node's options as a strategy sees them.
+
+    Attributes:
+        kind: what it holds.
+        axis_on: axis name -> per option, whether the axis splits anything.
+        axis_on_batch: axis name -> per option, whether it splits the batch.
+    """
+
+    kind: Kind
+    axis_on: dict[str, Mask]
+    axis_on_batch: dict[str, Mask]
+    has_batch: bool
+
+    @property
+    def any_option(self) -> Mask:
+        first = next(iter(self.axis_on.values()))
+        return np.ones_like(first)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """An expert layout.
+
+    Attributes:
+        name: how users ask for it.
+        source: the paper it comes from.
+        axes: the axes it needs to be larger than 1; it is not tried on other meshes.
+        allows: which options of a node it considers; where none is left the node stays whole.
+    """
+
+    name: str
+    source: str
+    axes: frozenset[str]
+    allows: Callable[[NodeView], Mask]
+
+
+def batch_classes(graph: Graph) -> frozenset[int]:
+    """Classes that the batch flows into.
+
+    It starts at the first dimension that may be split of every data input and follows flows.
+    """
+    found: set[int] = set()
+    for leaf in graph.program.inputs:
+        if leaf.role is Role.DATA and leaf.tensor is not None:
+            dims = [c for c in graph.dims[leaf.tensor] if c is not None]
+            found.update(dims[:1])
+    forward = [f for f in graph.flows if f.into != "new state"]
+    while True:
+        before = len(found)
+        for f in forward:
+            for a, b in zip(f.src_dims, f.dst_dims, strict=True):
+                if a in found and b is not None:
+                    found.add(b)
+        if len(found) == before:
+            return frozenset(found)
+
+
+def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
+    """The kind of every node."""
+    program = graph.program
+    state = {leaf.tensor for leaf in program.inputs if leaf.role is not Role.DATA}
+    update = update_ops(program)
+    kinds: list[Kind] = []
+    for node in graph.nodes:
+        own = program.ops[node.own] if node.own is not None else None
+        if own is not None and own.rule.op_class in (OpClass.MATMUL, OpClass.CONV):
+            kinds.append(Kind.MATMUL)
+        elif state & set(node.tensors) or update & set(node.ops):
+            kinds.append(Kind.STATE)
+        elif batch.isdisjoint(node.classes):
+            kinds.append(Kind.WEIGHT)
+        else:
+            kinds.append(Kind.ACTIVATION)
+    return tuple(kinds)
+
+
+def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
+    """The options a strategy leaves to every node of a problem."""
+    graph, layouts = numbers.analysis.graph, numbers.layouts
+    batch = batch_classes(graph)
+    kinds = node_kinds(graph, batch)
+    names = [axis.name for axis in numbers.mesh.axes]
+    keep: Keep = []
+    for node, kind in zip(graph.nodes, kinds, strict=True):
+        options = layouts.options[node.id]
+        is_batch = np.array([c in batch for c in layouts.classes[node.id]] + [False])
+        view = NodeView(
+            kind=kind,
+            axis_on={n: options[:, a] >= 0 for a, n in enumerate(names)},
+            axis_on_batch={n: is_batch[options[:, a]] for a, n in enumerate(names)},
+            has_batch=bool(is_batch.any()),
+        )
+        mask = strategy.allows(view)
+        keep.append([int(i) for i in np.flatnonzero(mask)] or [0])
+    return keep

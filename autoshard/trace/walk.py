@@ -1,0 +1,293 @@
+"""From jaxpr to program: one pass over the equations, bodies spliced in place.
+
+`jit`, `custom_jvp/vjp` and other bodies that run exactly once are inlined. `scan`, `while`,
+`cond` and `remat` become regions; their boundaries become ops (`scan_xs`, `scan_carry`, ...)
+with identity rules, so that layouts flow through them like through anything else.
+
+The key of an equation (`Op.at`) is its index, prefixed by the keys of the equations around it:
+"12/3" is the fourth equation in the body of the thirteenth. Branches of `cond` add "b0", "b1";
+the two bodies of `while` add "c" and "b". `autoshard.execute.replay` walks the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autoshard import _compat
+from autoshard.program.ir import Op, Place, Region, Tensor
+from autoshard.program.rule import OpClass, Rule
+from autoshard.rules.base import OpView
+from autoshard.rules.boundary import identity, scan_xs, scan_ys
+from autoshard.rules.registry import rule_for
+from autoshard.trace.source import user_line
+
+Value = int | None  # a tensor id, or None for a literal
+
+
+class Walker:
+    """Collects tensors, ops and regions while walking a jaxpr."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.ops: list[Op] = []
+        self.regions: list[Region] = [Region(0, 0, "top")]
+
+    def tensor(self, aval: Any) -> int:
+        """A new tensor with an aval's shape and dtype."""
+        shape = tuple(int(d) for d in getattr(aval, "shape", ()))
+        dtype = getattr(aval, "dtype", None)
+        id = len(self.tensors)
+        self.tensors.append(Tensor(id, shape, str(dtype), itemsize_bytes(dtype)))
+        return id
+
+    def _shape(self, tensor: int) -> tuple[int, ...]:
+        return self.tensors[tensor].shape
+
+    def _region(self, parent: int, kind: str, at: str, trips: int = 1, known: bool = True) -> int:
+        id = len(self.regions)
+        self.regions.append(Region(id, parent, kind, trips, known, at))
+        return id
+
+    def _op(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[int],
+        rule: Rule,
+        region: int,
+        at: str,
+        eqn: _compat.JaxprEqn,
+        in_places: tuple[Place, ...] = (),
+        out_places: tuple[Place, ...] = (),
+    ) -> None:
+        self.ops.append(
+            Op(
+                id=len(self.ops),
+                kind=kind,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+                rule=rule,
+                region=region,
+                at=at,
+                source=user_line(eqn),
+                scope=_compat.name_stack(eqn),
+                in_places=in_places,
+                out_places=out_places,
+            )
+        )
+
+    def walk(
+        self,
+        jaxpr: _compat.Jaxpr,
+        consts: Sequence[Value],
+        args: Sequence[Value],
+        region: int = 0,
+        prefix: str = "",
+    ) -> list[Value]:
+        """Walk one jaxpr; returns the values of its results."""
+        env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> Value:
+            return None if isinstance(atom, _compat.Literal) else env[atom]
+
+        for index, eqn in enumerate(jaxpr.eqns):
+            at = f"{prefix}{index}"
+            values = [read(v) for v in eqn.invars]
+            outs = self._eqn(eqn, values, region, at)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _eqn(
+        self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
+    ) -> Sequence[Value]:
+        name = eqn.primitive.name
+        if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
+            return self._inline(eqn, eqn.params[_compat.INLINE_BODIES[name]], values, region, at)
+        if name in _compat.REMAT_NAMES:
+            inner = self._region(region, "remat", at)
+            return self._inline(eqn, eqn.params["jaxpr"], values, inner, at)
+        if name == "scan":
+            return self._scan(eqn, values, region, at)
+        if name == "while":
+            return self._while(eqn, values, region, at)
+        if name == "cond":
+            return self._cond(eqn, values, region, at)
+        outs = [self.tensor(v.aval) for v in eqn.outvars]
+        self._op(name, values, outs, rule_for(view(eqn)), region, at, eqn)
+        return outs
+
+    def _inline(
+        self, eqn: _compat.JaxprEqn, body: Any, values: list[Value], region: int, at: str
+    ) -> list[Value]:
+        jaxpr, consts = _compat.open_body(body)
+        const_ids = [self._constant(c, region, at, eqn) for c in consts]
+        return self.walk(jaxpr, const_ids, values, region, f"{at}/")
+
+    def _constant(self, value: Any, region: int, at: str, eqn: _compat.JaxprEqn) -> Value:
+        """A constant of an inner jaxpr: whole on every device, no decision."""
+        shape, dtype, _ = _compat.abstract(value)
+        id = len(self.tensors)
+        self.tensors.append(Tensor(id, shape, str(dtype), itemsize_bytes(dtype)))
+        rule = Rule((), (), ((None,) * len(shape),), OpClass.FREE)
+        self._op("constant", (), (id,), rule, region, "", eqn)
+        return id
+
+    def _identity(
+        self,
+        kind: str,
+        source: Value,
+        result: int,
+        region: int,
+        eqn: _compat.JaxprEqn,
+        use: Place,
+        define: Place,
+    ) -> None:
+        rule = identity(self._shape(result))
+        self._op(kind, (source,), (result,), rule, region, use.at, eqn, (use,), (define,))
+
+    def _scan(
+        self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
+    ) -> list[Value]:
+        p = eqn.params
+        n_consts, n_carry, length = p["num_consts"], p["num_carry"], int(p["length"])
+        jaxpr, consts = _compat.open_body(p["jaxpr"])
+        inner = self._region(region, "scan", at, length)
+        const_ids = [self._constant(c, region, at, eqn) for c in consts]
+        args: list[Value] = []
+        for k, (value, var) in enumerate(zip(values, jaxpr.invars, strict=True)):
+            inside = self.tensor(var.aval)
+            args.append(inside)
+            use, define = Place(at, f"operand {k}"), Place(at, f"in {k}")
+            if k < n_consts:
+                self._identity("scan_const", value, inside, inner, eqn, use, define)
+            elif k < n_consts + n_carry:
+                self._identity("scan_init", value, inside, inner, eqn, use, define)
+            else:
+                stacked = tuple(eqn.invars[k].aval.shape)
+                rule = scan_xs(stacked)
+                self._op("scan_xs", (value,), (inside,), rule, inner, at, eqn, (use,), (define,))
+        results = self.walk(jaxpr, const_ids, args, inner, f"{at}/")
+        outs: list[Value] = []
+        for k, (value, var) in enumerate(zip(results, eqn.outvars, strict=True)):
+            out = self.tensor(var.aval)
+            outs.append(out)
+            use, define = Place(at, f"out {k}"), Place(at, f"result {k}")
+            if k < n_carry:
+                carry = args[n_consts + k]
+                self._carry("scan_carry", value, carry, out, inner, eqn, use, define)
+            else:
+                rule = scan_ys(tuple(jaxpr.outvars[k].aval.shape), length)
+                self._op("scan_ys", (value,), (out,), rule, inner, at, eqn, (use,), (define,))
+        return outs
+
+    def _carry(
+        self,
+        kind: str,
+        value: Value,
+        carry: Value,
+        out: int,
+        region: int,
+        eqn: _compat.JaxprEqn,
+        use: Place,
+        define: Place,
+    ) -> None:
+        """The end of a loop body: its result, the carry it becomes, and the loop's result."""
+        one = identity(self._shape(out))
+        rule = Rule(one.factors, one.operands * 2, one.results, one.op_class)
+        # The carry operand is tied, never constrained: its place is never asked for.
+        places = (use, define)
+        self._op(kind, (value, carry), (out,), rule, region, use.at, eqn, places, (define,))
+
+    def _while(
+        self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
+    ) -> list[Value]:
+        p = eqn.params
+        n_cond, n_body = p["cond_nconsts"], p["body_nconsts"]
+        cond, cond_consts = _compat.open_body(p["cond_jaxpr"])
+        body, body_consts = _compat.open_body(p["body_jaxpr"])
+        inner = self._region(region, "while", at, 1, known=False)
+        args: list[int] = []
+        for k, value in enumerate(values):
+            aval = eqn.invars[k].aval
+            inside = self.tensor(aval)
+            args.append(inside)
+            inner_place = Place(f"{at}/b", f"in {k - n_cond}")
+            define = Place(f"{at}/c", f"in {k}") if k < n_cond else inner_place
+            kind = "while_const" if k < n_cond + n_body else "while_init"
+            use = Place(at, f"operand {k}")
+            self._identity(kind, value, inside, inner, eqn, use, define)
+        carry = args[n_cond + n_body :]
+        cond_ids = [self._constant(c, region, at, eqn) for c in cond_consts]
+        body_ids = [self._constant(c, region, at, eqn) for c in body_consts]
+        self.walk(cond, cond_ids, [*args[:n_cond], *carry], inner, f"{at}/c/")
+        body_args = [*args[n_cond : n_cond + n_body], *carry]
+        results = self.walk(body, body_ids, body_args, inner, f"{at}/b/")
+        outs: list[Value] = []
+        for k, (value, var) in enumerate(zip(results, eqn.outvars, strict=True)):
+            out = self.tensor(var.aval)
+            outs.append(out)
+            use, define = Place(f"{at}/b", f"out {k}"), Place(at, f"result {k}")
+            self._carry("while_carry", value, carry[k], out, inner, eqn, use, define)
+        return outs
+
+    def _cond(
+        self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
+    ) -> list[Value]:
+        results: list[list[Value]] = []
+        for b, branch in enumerate(eqn.params["branches"]):
+            jaxpr, consts = _compat.open_body(branch)
+            here = f"{at}/b{b}"
+            inner = self._region(region, "branch", here)
+            const_ids = [self._constant(c, inner, at, eqn) for c in consts]
+            args: list[Value] = []
+            for k, (value, var) in enumerate(zip(values[1:], jaxpr.invars, strict=True)):
+                inside = self.tensor(var.aval)
+                args.append(inside)
+                place = Place(here, f"in {k}")
+                self._identity("branch_in", value, inside, inner, eqn, place, place)
+            results.append(self.walk(jaxpr, const_ids, args, inner, f"{here}/"))
+        outs: list[Value] = []
+        for k, var in enumerate(eqn.outvars):
+            out = self.tensor(var.aval)
+            outs.append(out)
+            one = identity(self._shape(out))
+            rule = Rule(one.factors, one.operands * len(results), one.results, one.op_class)
+            uses = tuple(Place(f"{at}/b{b}", f"out {k}") for b in range(len(results)))
+            inputs = [branch[k] for branch in results]
+            define = (Place(at, f"result {k}"),)
+            self._op("branch_out", inputs, (out,), rule, region, at, eqn, uses, define)
+        return outs
+
+
+def itemsize_bytes(dtype: Any) -> float:
+    """Bytes an element occupies on a device; keys are two 32-bit words, sub-byte types packed."""
+    name = str(dtype)
+    if name.startswith("key<"):
+        return 16.0 if "rbg" in name else 8.0
+    if name in _SUB_BYTE:
+        return _SUB_BYTE[name]
+    return float(getattr(dtype, "itemsize", 0))
+
+
+_SUB_BYTE = {"int4": 0.5, "uint4": 0.5, "int2": 0.25, "uint2": 0.25, "float4_e2m1fn": 0.5}
+
+
+def view(eqn: _compat.JaxprEqn) -> OpView:
+    """What a sharding rule sees of an equation."""
+
+    def shapes(atoms: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(getattr(a.aval, "shape", ())) for a in atoms)
+
+    def dtypes(atoms: Sequence[Any]) -> tuple[str, ...]:
+        return tuple(str(getattr(a.aval, "dtype", "")) for a in atoms)
+
+    return OpView(
+        kind=eqn.primitive.name,
+        in_shapes=shapes(eqn.invars),
+        in_dtypes=dtypes(eqn.invars),
+        out_shapes=shapes(eqn.outvars),
+        out_dtypes=dtypes(eqn.outvars),
+        params=eqn.params,
+    )

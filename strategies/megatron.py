@@ -1,0 +1,22 @@
+"""Megatron tensor parallelism: weights are split where they are used, the batch over the rest.
+
+Column- then row-parallel matmuls are not spelled out: with the batch kept off the tensor axis and
+weights not gathered over it, they are what is left to choose.
+"""
+
+from autoshard.search.strategy import Kind, Mask, NodeView, Strategy
+
+
+def _allows(node: NodeView) -> Mask:
+    data = ~node.axis_on["data"]
+    if node.kind in (Kind.MATMUL, Kind.ACTIVATION):
+        data = data | node.axis_on_batch["data"]
+    return data & ~node.axis_on_batch["tensor"]
+
+
+STRATEGY = Strategy(
+    name="megatron",
+    source="Shoeybi et al., 'Megatron-LM', arXiv:1909.08053, 2019",
+    axes=frozenset({"tensor"}),
+    allows=_allows,
+)

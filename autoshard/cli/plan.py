@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -13,17 +12,11 @@ from typing import Any
 
 from autoshard.cli.show import show
 from autoshard.cli.verb import UsageError, Verb, resolve
+from autoshard.options import parse_size
 from autoshard.plan.model import Plan
 
 PLAN = "autoshard.api:plan"
 ZOO = "autoshard.models.zoo:zoo"
-
-_BYTES = {
-    "": 1,
-    "B": 1,
-    **{f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")},
-    **{f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")},
-}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
-        "time_limit": args.time_limit,
+        "time_limit_s": args.time_limit,
     }
     make = resolve(PLAN)
     began_s = time.monotonic()
@@ -114,11 +107,10 @@ def mesh(text: str) -> dict[str, int]:
 
 def size_bytes(text: str) -> int:
     """Bytes from `"14GB"` (decimal) or `"13.5GiB"` (binary)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    units = {name.lower(): value for name, value in _BYTES.items()}
-    if match is None or match[2].lower() not in units or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 14GB or 13.5GiB")
-    return int(float(match[1]) * units[match[2].lower()])
+    try:
+        return int(parse_size(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def seconds(text: str) -> float:

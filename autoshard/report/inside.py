@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from autoshard.plan import units
@@ -11,7 +12,10 @@ from autoshard.report.table import Column, Picture, Table
 
 
 def constraints(plan: Plan, everything: bool) -> Table | None:
-    """Layouts imposed inside the program, by source line; lines alike share a row."""
+    """Layouts imposed inside the program, by source line; lines alike share a row.
+
+    Split tensors before whole ones, large before small: a real program imposes hundreds.
+    """
     if not plan.constraints:
         return None
     if everything:
@@ -19,11 +23,14 @@ def constraints(plan: Plan, everything: bool) -> Table | None:
     same: dict[object, list[Constraint]] = {}
     for c in plan.constraints:
         same.setdefault((c.dtype, c.shape, c.specs, c.reason), []).append(c)
+    groups = sorted(
+        same.values(), key=lambda a: (a[0].specs[-1].is_replicated, -math.prod(a[0].shape))
+    )
     rows = tuple(
         (paths.lines(c.source for c in alike) or "-", *_constraint_cells(alike[0]))
-        for alike in same.values()
+        for alike in groups
     )
-    pictures = tuple(Picture(alike[0].shape, alike[0].specs[-1]) for alike in same.values())
+    pictures = tuple(Picture(alike[0].shape, alike[0].specs[-1]) for alike in groups)
     title = f"activations with a spec imposed: {len(plan.constraints)}, by source line"
     columns = (Column("line"), Column("tensor", whole=True), Column("spec"), Column("why"))
     return Table(title, columns, rows, pictures=pictures)
@@ -123,13 +130,21 @@ def alive(plan: Plan) -> Table | None:
     p = plan.prediction
     if not p.alive_at_peak:
         return None
-    where = f" at {paths.line(p.peak_at)}" if p.peak_at else ""
+    where = f" ({paths.line(p.peak_at)})" if p.peak_at else ""
     columns = (Column("tensor"), Column("per device", number=True), Column("line"))
-    every = sorted(p.alive_at_peak, key=lambda a: -a.bytes_per_device)
+    same: dict[tuple[str, str], list[float]] = {}
+    for tensor in p.alive_at_peak:
+        same.setdefault((tensor.what, tensor.source), []).append(tensor.bytes_per_device)
+    every = sorted(same.items(), key=lambda item: -sum(item[1]))
     rows = [
-        (paths.shorten(a.what), units.size(a.bytes_per_device), paths.line(a.source)) for a in every
+        (
+            paths.shorten(what) + (f" x{len(sizes)}" if len(sizes) > 1 else ""),
+            units.size(sum(sizes)),
+            paths.line(source),
+        )
+        for (what, source), sizes in every
     ]
-    rest = p.peak_bytes - sum(a.bytes_per_device for a in every)
+    rest = p.peak_bytes - sum(a.bytes_per_device for a in p.alive_at_peak)
     if rest >= 0.005 * p.peak_bytes:
         rows.append(("everything else", units.size(rest), ""))
     title = f"alive at the predicted peak{where}: {units.size(p.peak_bytes)} per device"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 _STEP = re.compile(r"\['([^']*)'\]|\[\"([^\"]*)\"\]|\[([^\]]*)\]|\.([^.\[\]]+)|^([^.\[\]]+)")
 _SHORT = {"float": "f", "bfloat": "bf", "int": "s", "uint": "u", "complex": "c"}
 _ALTERNATIVES = 4
+_MOST_LINES = 5
 
 
 def steps(path: str) -> tuple[str, ...]:
@@ -96,13 +97,16 @@ def line(source: str) -> str:
 
 
 def lines(sources: Iterable[str]) -> str:
-    """Lines of files, each file named once: `gpt.py:120, 121, 134`."""
+    """Lines of files, each file named once: `gpt.py:120, 121, 134`; of many, the first few."""
     by_file: dict[str, list[str]] = {}
     for source in sources:
         name, _, number = line(source).rpartition(":")
         if number and number not in by_file.setdefault(name, []):
             by_file[name].append(number)
     order = {name: sorted(found, key=_as_number) for name, found in by_file.items()}
+    for name, found in order.items():
+        if len(found) > _MOST_LINES + 1:
+            order[name] = [*found[:_MOST_LINES], f"... {len(found) - _MOST_LINES} more"]
     return "; ".join(
         f"{name}:{', '.join(found)}" if name else ", ".join(found) for name, found in order.items()
     )

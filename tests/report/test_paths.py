@@ -51,6 +51,7 @@ def test_lines_name_each_file_once():
         "gpt.py:9, 120; opt.py:3"
     )
     assert paths.lines([]) == ""
+    assert paths.lines(f"a.py:{k}" for k in range(12)) == "a.py:0, 1, 2, 3, 4, ... 7 more"
 
 
 def test_types():

@@ -126,6 +126,24 @@ def test_certificates(status, bound, words):
     assert words in render(replace(plan, certificate=certificate), 120)
 
 
+def test_constraints_that_split_come_before_those_that_do_not():
+    plan = make_plan()
+    whole = replace(plan.constraints[0], specs=(Spec.of(None, None, None),), reason="defined")
+    many = tuple(replace(whole, at=f"7/{i}", source=f"gpt.py:{i}") for i in range(40))
+    lines = render(replace(plan, constraints=(*many, *plan.constraints)), 120).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("activations with"))
+    assert "vocabulary split" in lines[start + 3]
+    assert "... 35 more" in "".join(lines[start:])
+
+
+def test_tensors_alive_that_are_alike_share_a_row():
+    plan = make_plan()
+    carry = plan.prediction.alive_at_peak[1]
+    alive = (carry, replace(carry, what="other", bytes_per_device=1.0), carry)
+    text = render(replace(plan, prediction=replace(plan.prediction, alive_at_peak=alive)), 120)
+    assert "carry of 24 layers bf16[24,64,1024,1024] x2    1.50 GiB" in text
+
+
 def test_too_much_memory_is_said():
     plan = make_plan()
     big = replace(plan, prediction=replace(plan.prediction, peak_bytes=20.0 * GIB))

@@ -99,7 +99,7 @@ def abstract(value: Any) -> tuple[tuple[int, ...], Any, bool]:
     """
     if isinstance(value, jax.ShapeDtypeStruct):
         return tuple(value.shape), value.dtype, bool(getattr(value, "weak_type", False))
-    aval = _core.get_aval(value) if isinstance(value, _core.Tracer) else jax.typeof(value)
+    aval = jax.typeof(value)
     return tuple(aval.shape), aval.dtype, bool(getattr(aval, "weak_type", False))
 
 

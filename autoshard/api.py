@@ -99,9 +99,7 @@ class Autosharded:
         new_donated = {1 + k for k, i in enumerate(others) if i in donated}
         if set(modules.positions) <= donated:
             new_donated.add(0)
-        return _Call(
-            layout, values, new_names, frozenset(new_donated), modules, modules.pure(call)
-        )
+        return _Call(layout, values, new_names, frozenset(new_donated), modules, modules.pure(call))
 
     def _executable(self, call: _Call, sig: Signature) -> Executable:
         kind = (call.layout, call.modules.graph if call.modules else None)

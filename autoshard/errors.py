@@ -27,5 +27,5 @@ class UnknownPrimitiveError(AutoshardError):
     """Strict mode, and the program holds a primitive without a sharding rule."""
 
 
-class SearchInterrupted(AutoshardError, KeyboardInterrupt):  # noqa: N818 - it is an interrupt
+class SearchInterrupted(AutoshardError, KeyboardInterrupt):
     """Ctrl-C before any plan was found."""

@@ -86,9 +86,7 @@ def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
 
 
 def program_key(program: Program) -> ProgramKey:
-    inputs = tuple(
-        (x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]") for x in program.inputs
-    )
+    inputs = tuple((x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]") for x in program.inputs)
     return ProgramKey(program.name, program.fingerprint, inputs)
 
 
@@ -181,7 +179,9 @@ def unknown_primitives(program: Program) -> list[str]:
         count[op.kind] = count.get(op.kind, 0) + 1
         first.setdefault(op.kind, op.source)
     lines = [
-        f"{kind}" + (f" ({n} times)" if n > 1 else "") + (f" at {first[kind]}" if first[kind] else "")
+        f"{kind}"
+        + (f" ({n} times)" if n > 1 else "")
+        + (f" at {first[kind]}" if first[kind] else "")
         for kind, n in sorted(count.items())
     ]
     if len(lines) > _MOST_UNKNOWN:
@@ -205,7 +205,14 @@ def _cache_file(program: Program, key: MachineKey, options: Options) -> Path | N
         return None
     import hashlib
 
-    asked = (program_key(program), key, str(options.mesh), options.strategy, options.seed, versions())
+    asked = (
+        program_key(program),
+        key,
+        str(options.mesh),
+        options.strategy,
+        options.seed,
+        versions(),
+    )
     digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
     return Path(os.fspath(options.cache)) / f"{program.name}-{digest}.json"
 

@@ -19,7 +19,9 @@ Floats = NDArray[np.float64]
 def matmul_time_s(chip: Chip, flops: Floats, traffic_bytes: Floats, dtype: str) -> Floats:
     """Matmuls and convolutions whose operands have `dtype`; per shard."""
     arithmetic = flops / chip.flops_per_s(dtype)
-    return np.asarray(np.maximum(arithmetic, memory_time_s(chip, traffic_bytes)) + chip.op_overhead_s)
+    return np.asarray(
+        np.maximum(arithmetic, memory_time_s(chip, traffic_bytes)) + chip.op_overhead_s
+    )
 
 
 def memory_time_s(chip: Chip, traffic_bytes: Floats) -> Floats:

@@ -44,9 +44,7 @@ def local_bytes(state: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Flo
     return full_bytes / np.where(state >= 0, sizes, 1.0).prod(axis=1)
 
 
-def steps(
-    src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]
-) -> Iterator[Step]:
+def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Iterator[Step]:
     """The collectives between every layout of `src` `[s, axes]` and of `dst` `[d, axes]`."""
     s, d = src[:, None, :], dst[None, :, :]
     local = np.broadcast_to(

@@ -17,7 +17,7 @@ from autoshard.plan.model import Plan
 from autoshard.trace.function import Traced, signature
 
 
-class OtherSignature(Exception):  # noqa: N818 - a signal between rooms, never shown
+class OtherSignature(Exception):
     """The compiled function was called with other shapes, dtypes or structure."""
 
 
@@ -55,9 +55,7 @@ class Executable:
         return jax.tree_util.tree_unflatten(tree, out), moved
 
 
-def executable(
-    traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]
-) -> Executable:
+def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) -> Executable:
     """Build the jitted function of a plan.
 
     Args:

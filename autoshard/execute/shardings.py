@@ -24,7 +24,13 @@ def in_machine_order(devices: Sequence[Any]) -> list[Any]:
         coords = getattr(device, "coords", None)
         where = tuple(coords) if coords is not None else ()
         core = getattr(device, "core_on_chip", 0) or 0
-        return (getattr(device, "slice_index", 0) or 0, where, core, device.process_index, device.id)
+        return (
+            getattr(device, "slice_index", 0) or 0,
+            where,
+            core,
+            device.process_index,
+            device.id,
+        )
 
     return sorted(devices, key=key)
 
@@ -58,13 +64,9 @@ def sharding(mesh: Mesh, spec: Spec) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(spec))
 
 
-def constraint_table(
-    plan: Plan, mesh: Mesh
-) -> Mapping[tuple[str, str], tuple[NamedSharding, ...]]:
+def constraint_table(plan: Plan, mesh: Mesh) -> Mapping[tuple[str, str], tuple[NamedSharding, ...]]:
     """What `autoshard.execute.replay` wants, from a plan."""
-    return {
-        (c.at, c.slot): tuple(sharding(mesh, s) for s in c.specs) for c in plan.constraints
-    }
+    return {(c.at, c.slot): tuple(sharding(mesh, s) for s in c.specs) for c in plan.constraints}
 
 
 def plan_shardings(plan: Plan, devices: Sequence[Any] | None = None, like: Any = None) -> Any:

@@ -37,7 +37,9 @@ class OpClass(Enum):
 
     MATMUL = "matmul"  # runs on the matrix unit; operands and results live in memory
     CONV = "conv"  # the same, for convolutions
-    FUSIBLE = "fusible"  # joins its neighbours in one loop: stored only when a non-fusible op reads it
+    FUSIBLE = (
+        "fusible"  # joins its neighbours in one loop: stored only when a non-fusible op reads it
+    )
     MOVE = "move"  # reads and writes memory on its own: gather, scatter, sort, concatenate, ...
     FREE = "free"  # no work and no copy: reshape, bitcast, boundaries of regions
     OPAQUE = "opaque"  # no rule, or nothing known: whole operands, whole results

@@ -34,7 +34,9 @@ class Spec:
     @classmethod
     def of(cls, *dims: str | Iterable[str] | None) -> Spec:
         """Build a spec the way a `PartitionSpec` is written: `Spec.of("data", None)`."""
-        return cls(tuple(() if d is None else (d,) if isinstance(d, str) else tuple(d) for d in dims))
+        return cls(
+            tuple(() if d is None else (d,) if isinstance(d, str) else tuple(d) for d in dims)
+        )
 
     @property
     def rank(self) -> int:

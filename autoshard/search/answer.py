@@ -44,9 +44,7 @@ class Answer:
     def tensor_spec(self, tensor: int) -> Spec:
         return self.spec(self.graph.node_of[tensor], self.graph.dims[tensor])
 
-    def _row(
-        self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()
-    ) -> Ints:
+    def _row(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         option = self.layouts.options[node][self.choice[node]]
         return self.layouts.lookup(node, dims, partial)[option][None, :]
 
@@ -138,9 +136,11 @@ class Answer:
             want = self.spec(flow.dst, flow.dst_dims)
             if have == want:
                 continue
-            reason = "gathered for use" if want.shards(self.numbers.mesh.sizes) < have.shards(
-                self.numbers.mesh.sizes
-            ) else "split for use"
+            reason = (
+                "gathered for use"
+                if want.shards(self.numbers.mesh.sizes) < have.shards(self.numbers.mesh.sizes)
+                else "split for use"
+            )
             op = self.program.ops[flow.at]
             for place in flow.places:
                 yield self._constraint(op, place, (want,), flow.tensor, reason)
@@ -269,5 +269,3 @@ def _where(op: Op) -> str:
 
 def _with_specs(c: Constraint, specs: tuple[Spec, ...]) -> Constraint:
     return Constraint(c.at, c.slot, specs, c.shape, c.dtype, c.source, c.primitive, c.reason)
-
-

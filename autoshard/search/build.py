@@ -86,9 +86,7 @@ class _Builder:
         for flow in self.graph.flows:
             self._flow(flow, cost, usage, pairs)
         return Problem(
-            variables=tuple(
-                Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)
-            ),
+            variables=tuple(Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)),
             pairs=tuple(
                 Pair(a, b, table, tuple(used))
                 for (a, b), (table, used) in pairs.items()

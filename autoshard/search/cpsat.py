@@ -50,9 +50,7 @@ class _Model:
         self._choose()
         for k in range(len(problem.pairs)):
             self._link(k)
-        self.model.minimize(
-            cp_model.LinearExpr.weighted_sum(self.terms, self.weights)
-        )
+        self.model.minimize(cp_model.LinearExpr.weighted_sum(self.terms, self.weights))
 
     def _add_cost(self, var: cp_model.IntVar, cost_s: float) -> None:
         weight = round(cost_s / self.unit_s)
@@ -185,9 +183,7 @@ def close(
             return Closed(None, math.inf, optimal=False, infeasible=True)
         # One unit of rounding per chosen term at most.
         slack = unit_s * (len(model.x) + len(model.y))
-        bound_s = max(
-            bound_s, model.constant + solver.best_objective_bound * unit_s - slack
-        )
+        bound_s = max(bound_s, model.constant + solver.best_objective_bound * unit_s - slack)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return Closed(None, bound_s, optimal=False, infeasible=False)
         choice = tuple(

@@ -26,7 +26,9 @@ class Bounds:
     """A bound, and how far each option is from it."""
 
     bound_s: float
-    option_slack_s: tuple[Floats, ...]  # cost of the best answer through an option is >= bound + slack
+    option_slack_s: tuple[
+        Floats, ...
+    ]  # cost of the best answer through an option is >= bound + slack
 
 
 class Dual:

@@ -201,9 +201,7 @@ class _Builder:
         parameters = _parameters(program)
         update = update_ops(program)
         made_in_update = {out for o in update for out in program.ops[o].outputs}
-        state_inputs = {
-            program.inputs[i].tensor for _, i in program.aliases
-        }
+        state_inputs = {program.inputs[i].tensor for _, i in program.aliases}
         op_classes: list[tuple[int | None, ...]] = []
         broken: list[tuple[Op, int]] = []
         for op in program.ops:
@@ -223,9 +221,7 @@ class _Builder:
             for k, t in enumerate(op.inputs):
                 if t is None:
                     continue
-                is_gradient = (
-                    op.id in update and t not in made_in_update and t not in state_inputs
-                )
+                is_gradient = op.id in update and t not in made_in_update and t not in state_inputs
                 edge = (
                     not light
                     or (t in parameters and op.kind not in _RENAMING)
@@ -428,9 +424,7 @@ class _Builder:
                     src, src_dims = shared.id, tuple(fresh)
                 for op, k in group:
                     rule_dims = op.rule.operands[k]
-                    dst_dims = tuple(
-                        None if f is None else factors[op.id][f] for f in rule_dims
-                    )
+                    dst_dims = tuple(None if f is None else factors[op.id][f] for f in rule_dims)
                     self.flows.append(
                         Flow(
                             tensor=t,

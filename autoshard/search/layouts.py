@@ -35,16 +35,12 @@ class Layouts:
     classes: tuple[tuple[int, ...], ...]
     options: tuple[Ints, ...]
 
-    def state(
-        self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()
-    ) -> Ints:
+    def state(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         """Layouts of a tensor under each option: `[options, axes]`, as `cost.reshard` has it."""
         table = self.lookup(node, dims, partial)
         return table[self.options[node]]
 
-    def lookup(
-        self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()
-    ) -> Ints:
+    def lookup(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         index = {c: i for i, c in enumerate(self.classes[node])}
         # The last entry answers for -1.
         table = np.full(len(index) + 1, WHOLE, dtype=np.int64)

@@ -65,7 +65,9 @@ def least_memory(problem: Problem, time_limit_s: float = 10.0) -> tuple[float, t
                 for u in p.usage:
                     if u.start <= when <= u.end:
                         terms += [c for _, _, c in cells]
-                        weights += [math.ceil(u.size_bytes[a, b] / _UNIT_BYTES) for a, b, _ in cells]
+                        weights += [
+                            math.ceil(u.size_bytes[a, b] / _UNIT_BYTES) for a, b, _ in cells
+                        ]
             model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= peak)
         solver = cp_model.CpSolver()
         solver.parameters.max_time_in_seconds = per_round

@@ -90,6 +90,4 @@ class Problem:
         return float(self.usage_bytes(choice).max(initial=0.0))
 
     def with_limit(self, limit_bytes: float) -> Problem:
-        return Problem(
-            self.variables, self.pairs, limit_bytes, self.horizon, self.base_cost_s
-        )
+        return Problem(self.variables, self.pairs, limit_bytes, self.horizon, self.base_cost_s)

@@ -83,7 +83,9 @@ class _Reducer:
         self.original = problem
         self.n = len(problem.variables)
         self.options = [np.array(k, dtype=np.int64) for k in keep]
-        self.cost = [v.cost_s[o].astype(float) for v, o in zip(problem.variables, self.options, strict=True)]
+        self.cost = [
+            v.cost_s[o].astype(float) for v, o in zip(problem.variables, self.options, strict=True)
+        ]
         self.usage: list[list[Usage]] = [
             [Usage(u.start, u.end, u.size_bytes[o]) for u in v.usage]
             for v, o in zip(problem.variables, self.options, strict=True)

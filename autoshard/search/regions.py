@@ -29,9 +29,7 @@ def update_ops(program: Program) -> frozenset[int]:
                 continue
             if op.rule.op_class not in _LIGHT or not shape:
                 continue
-            same = [
-                t is None or program.tensors[t].shape in (shape, ()) for t in op.inputs
-            ]
+            same = [t is None or program.tensors[t].shape in (shape, ()) for t in op.inputs]
             if program.tensors[op.outputs[0]].shape != shape or not all(same):
                 continue
             found.add(op.id)

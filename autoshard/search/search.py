@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from autoshard.errors import InfeasibleError, SearchInterrupted
 from autoshard.machine.model import LogicalMesh, Machine
+from autoshard.plan import units
 from autoshard.plan.model import Certificate, Rival
 from autoshard.program.ir import Program
-from autoshard.plan import units
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.least import least_memory

@@ -70,9 +70,7 @@ class Modules:
         return run
 
 
-def take_apart(
-    dynamic: Sequence[Any], names: Sequence[str]
-) -> tuple[Modules, tuple[Any, ...]]:
+def take_apart(dynamic: Sequence[Any], names: Sequence[str]) -> tuple[Modules, tuple[Any, ...]]:
     """Split the module arguments off a call's dynamic values.
 
     Returns:

@@ -20,7 +20,7 @@ def _is_library(file: str) -> bool:
 
 
 def user_line(eqn: _compat.JaxprEqn) -> str:
-    """"file:line" of the innermost frame of user code, of any frame if there is none, or ""."""
+    """ "file:line" of the innermost frame of user code, of any frame if there is none, or ""."""
     first = ""
     for file, line in _compat.user_frames(eqn):
         here = f"{file}:{line}"

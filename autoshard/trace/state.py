@@ -47,7 +47,9 @@ def match_state(
             span = range(out_start, out_start + tree.num_leaves)
             if out_sub != tree or not leaves or taken & set(span):
                 continue
-            wrong = [k for k in range(len(leaves)) if not _same(leaves[k], out_avals[out_start + k])]
+            wrong = [
+                k for k in range(len(leaves)) if not _same(leaves[k], out_avals[out_start + k])
+            ]
             if not wrong:
                 pairs += [(out_start + k, start + k) for k in range(len(leaves))]
                 taken |= set(span)
@@ -102,5 +104,3 @@ def _report(
     if donated:
         raise StateMismatchError(text + " The argument is donated, so its buffers would be lost.")
     warnings.warn(text, stacklevel=2)
-
-

@@ -46,7 +46,7 @@ class _Model:
         self.y: list[dict[tuple[int, int], cp_model.IntVar]] = []
         self.terms: list[cp_model.IntVar] = []
         self.weights: list[int] = []
-        self.constant = 0.0
+        self.constant = problem.base_cost_s
         self._choose()
         for k in range(len(problem.pairs)):
             self._link(k)

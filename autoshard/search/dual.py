@@ -189,6 +189,7 @@ def ascend(
     *,
     deadline: float,
     tolerance: float,
+    cutoff_s: float = float("inf"),
     max_sweeps: int = 200,
 ) -> Dual:
     """Sweep, read off answers, and price memory where they overflow, until the gap closes.
@@ -198,6 +199,7 @@ def ascend(
         best: improved in place.
         deadline: `time.monotonic()` at which to stop.
         tolerance: relative gap at which to stop.
+        cutoff_s: a bound at which nothing of interest is left.
         max_sweeps: bound on work, so that results do not depend on the machine's speed.
     """
     dual = Dual(problem)
@@ -211,7 +213,8 @@ def ascend(
         best.offer(problem, choice)
         used = problem.usage_bytes(choice)
         over = used.max(initial=0.0) > problem.limit_bytes
-        if best.gap() <= tolerance or time.monotonic() > deadline:
+        closed = best.gap() <= tolerance or best.bound_s >= cutoff_s
+        if closed or time.monotonic() > deadline:
             break
         if over or dual.price:
             _reprice(dual, problem, used, best, bound, step)

@@ -17,7 +17,12 @@ from autoshard.search.least import least_memory
 from autoshard.search.solve import Solution, solve
 from autoshard.search.strategy import Strategy, restrict
 
+# Gap at which a bound counts as met.
 TOLERANCE = 1e-3
+# CP-SAT is not asked to close less than this: the cost model itself is coarser.
+GOOD_ENOUGH = 5e-3
+# An expert whose bound is this many times the best answer is no rival worth solving exactly.
+_NOT_A_RIVAL = 1.5
 # Expert layouts are small problems; this many sweeps find their optimum or come within a hair.
 _EXPERT_SWEEPS = 40
 
@@ -35,7 +40,8 @@ class Found:
 class _Candidate:
     numbers: MeshProblem
     hints: list[tuple[int, ...]]
-    solution: Solution | None = None
+    bound_s: float = float("-inf")
+    rival: Rival | None = None
 
 
 def search(
@@ -106,10 +112,16 @@ class _Search:
                 candidates.append(_Candidate(numbers, []))
                 self._experts(candidates[-1])
             if self.strategy == "auto":
-                # Meshes where experts do well first: good answers prune the rest.
-                candidates.sort(key=self._promise)
-                for i, candidate in enumerate(candidates):
-                    self._solve(candidate, len(candidates) - i)
+                # First every mesh by bounds alone: quick, and good answers prune the rest.
+                for candidate in sorted(candidates, key=self._promise):
+                    self._solve(candidate, exact=False)
+                open_ones = [c for c in candidates if self._worth_closing(c)]
+                open_ones.sort(key=lambda c: c.bound_s)
+                for i, candidate in enumerate(open_ones):
+                    if self._worth_closing(candidate):
+                        self._solve(candidate, exact=True, share=len(open_ones) - i)
+                self.bounds += [c.bound_s for c in candidates]
+                self.rivals += [c.rival for c in candidates if c.rival is not None]
         except KeyboardInterrupt:
             if self.best is None:
                 raise SearchInterrupted("interrupted before any plan was found") from None
@@ -133,7 +145,9 @@ class _Search:
             solution = solve(
                 candidate.numbers.problem,
                 keep=restrict(candidate.numbers, expert),
-                time_limit_s=max(self.deadline - time.monotonic(), 2.0) / 4,
+                cutoff_s=self._too_slow() if self.strategy == "auto" else float("inf"),
+                time_limit_s=max(self.deadline - time.monotonic(), 2.0)
+                / (1 if self.strategy == name else 10),
                 tolerance=TOLERANCE,
                 max_sweeps=_EXPERT_SWEEPS,
                 exact=self.strategy == name,
@@ -146,8 +160,7 @@ class _Search:
     def _record(self, name: str, candidate: _Candidate, solution: Solution) -> None:
         mesh = str(candidate.numbers.mesh)
         if solution.choice is None:
-            remark = "does not fit" if solution.infeasible else "found no layout that fits"
-            self.rivals.append(Rival(name, mesh, None, None, remark))
+            self.rivals.append(Rival(name, mesh, None, None, self._why_none(solution)))
             return
         peak = candidate.numbers.problem.peak_bytes(solution.choice)
         self.rivals.append(Rival(name, mesh, solution.cost_s, peak))
@@ -159,14 +172,28 @@ class _Search:
             self.best = (solution.cost_s, numbers, solution)
             self.tell(f"mesh {numbers.mesh}: best so far {units.time(solution.cost_s)}")
 
+    def _too_slow(self) -> float:
+        """Experts this much slower than the best so far are only bounded, not solved."""
+        return _NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf")
+
+    def _why_none(self, solution: Solution) -> str:
+        if solution.infeasible:
+            return "does not fit"
+        if self.best is not None and solution.bound_s > self.best[0]:
+            return f"ruled out: what fits takes {units.time(solution.bound_s)} or more"
+        return "found no layout that fits"
+
     def _promise(self, candidate: _Candidate) -> float:
         problem = candidate.numbers.problem
         return min((problem.cost_s(h) for h in candidate.hints), default=float("inf"))
 
-    def _solve(self, candidate: _Candidate, remaining: int) -> None:
+    def _worth_closing(self, candidate: _Candidate) -> bool:
+        """Whether a mesh may still hold a plan that is noticeably better than the best."""
+        return self.best is None or candidate.bound_s < self.best[0] * (1 - GOOD_ENOUGH)
+
+    def _solve(self, candidate: _Candidate, *, exact: bool, share: int = 1) -> None:
         mesh = str(candidate.numbers.mesh)
         cutoff = self.best[0] if self.best is not None else float("inf")
-        left = max(self.deadline - time.monotonic(), 0.3)
 
         def on_better(cost: float, bound: float) -> None:
             if bound > float("-inf") and cost < float("inf"):
@@ -180,22 +207,24 @@ class _Search:
             candidate.numbers.problem,
             hints=candidate.hints,
             cutoff_s=cutoff * (1 + TOLERANCE),
-            time_limit_s=left / remaining if remaining > 1 else left,
-            tolerance=TOLERANCE,
+            time_limit_s=max(self.deadline - time.monotonic(), 0.3) / share,
+            tolerance=GOOD_ENOUGH if exact else TOLERANCE,
+            exact=exact,
             seed=self.seed,
             on_better=on_better,
         )
-        self.bounds.append(solution.bound_s)
+        candidate.bound_s = max(candidate.bound_s, solution.bound_s)
         if solution.choice is None:
-            remark = "nothing fits" if solution.infeasible else "found no layout that fits"
-            if solution.bound_s >= cutoff:
-                remark = f"ruled out: nothing under {units.time(solution.bound_s)}"
-            self.rivals.append(Rival("auto", mesh, None, None, remark))
+            candidate.rival = Rival("auto", mesh, None, None, self._why_none(solution))
             return
+        candidate.hints.append(solution.choice)
         peak = candidate.numbers.problem.peak_bytes(solution.choice)
-        gap = f"gap {solution.gap:.2%}"
-        self.rivals.append(Rival("auto", mesh, solution.cost_s, peak, gap))
         self._offer(candidate.numbers, solution)
+        assert self.best is not None
+        remark = f"bound {units.time(max(candidate.bound_s, 0.0))}"
+        if candidate.bound_s >= self.best[0]:
+            remark += ": ruled out by it"
+        candidate.rival = Rival("auto", mesh, solution.cost_s, peak, remark)
 
     def _found(self) -> Found:
         assert self.best is not None
@@ -204,7 +233,7 @@ class _Search:
         bound = min(self.bounds) if complete else 0.0
         bound = max(min(bound, cost), 0.0)
         gap = max(cost - bound, 0.0) / max(cost, 1e-30)
-        status = "optimal" if gap <= TOLERANCE else "feasible"
+        status = "optimal" if gap <= GOOD_ENOUGH else "feasible"
         certificate = Certificate(
             status=status,
             lower_bound_s=bound,

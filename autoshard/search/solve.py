@@ -80,7 +80,14 @@ def solve(
             best.offer(small, polish(small, lowered, {}))
     if best.choice is not None:
         on_better(best.cost_s, best.bound_s)
-    dual = ascend(small, best, deadline=deadline, tolerance=tolerance, max_sweeps=max_sweeps)
+    dual = ascend(
+        small,
+        best,
+        deadline=deadline,
+        tolerance=tolerance,
+        cutoff_s=cutoff_s,
+        max_sweeps=max_sweeps,
+    )
     on_better(best.cost_s, best.bound_s)
     infeasible = False
     if (exact or best.choice is None) and best.gap() > tolerance and best.bound_s < cutoff_s:

@@ -50,7 +50,7 @@ class Options:
     strategy: str = "auto"
     plan: Any = None
     strict: bool = False
-    time_limit_s: float = 20.0
+    time_limit_s: float = 10.0
     seed: int = 0
     cache: str | os.PathLike[str] | None = None
 

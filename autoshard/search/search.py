@@ -20,7 +20,7 @@ from autoshard.search.strategy import Strategy, restrict
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
 # CP-SAT is not asked to close less than this: the cost model itself is coarser.
-GOOD_ENOUGH = 5e-3
+GOOD_ENOUGH = 1e-2
 # An expert whose bound is this many times the best answer is no rival worth solving exactly.
 _NOT_A_RIVAL = 1.5
 # Expert layouts are small problems; this many sweeps find their optimum or come within a hair.
@@ -52,7 +52,7 @@ def search(
     *,
     strategies: Mapping[str, Strategy],
     strategy: str = "auto",
-    time_limit_s: float = 20.0,
+    time_limit_s: float = 10.0,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Found:

@@ -88,6 +88,8 @@ class _Model:
 
     def limit(self, when: int) -> None:
         """Bytes in use at one time must fit."""
+        if math.isinf(self.problem.limit_bytes):
+            return
         terms: list[cp_model.IntVar] = []
         weights: list[int] = []
 

@@ -79,7 +79,8 @@ class Dual:
         total = self.problem.base_cost_s
         total += sum(float(u.min()) for u in self.unary)
         total += sum(float(t.min()) for t in self.tables)
-        return total - sum(self.price.values()) * self.problem.limit_bytes
+        paid = sum(self.price.values())
+        return total - (paid * self.problem.limit_bytes if paid else 0.0)
 
     def slack(self) -> Bounds:
         """The bound and each option's distance from it, after collecting all min-marginals."""

@@ -15,9 +15,19 @@ from autoshard.program.rule import Combiner, FactorKind, OpClass
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, Flow
+from autoshard.search.kinds import Kind, batch_classes, node_kinds
 
 # Inputs at least this large that stay whole on every device are pointed out.
 REPLICATED_NOTE_BYTES = 1 << 20
+
+
+_HOLDS = {
+    Kind.STATE: "state",
+    Kind.WEIGHT: "weight in use",
+    Kind.MATMUL: "activation",
+    Kind.ACTIVATION: "activation",
+}
+_SUM = "sum over a split dimension"
 
 
 class Answer:
@@ -34,6 +44,7 @@ class Answer:
         self.program = mesh_problem.analysis.program
         self.layouts = mesh_problem.layouts
         self.axes = mesh_problem.mesh.axes
+        self._kinds = node_kinds(self.graph, batch_classes(self.graph))
         self._flow_at = {
             (f.places[0], f.into): f for f in self.graph.flows if f.into != "shared use"
         }
@@ -116,12 +127,23 @@ class Answer:
                 if flow is None and not (stored(out) or out in read_by_flow):
                     continue
                 spec = self.tensor_spec(out)
-                specs, reason = (spec,), "defined"
+                specs, reason = (spec,), _HOLDS[self._kinds[self.graph.node_of[out]]]
                 if flow is not None:
                     made = self.spec(flow.src, flow.src_dims)
                     specs = (spec,) if made == spec else (made, spec)
                     reason = self._result_reason(flow) or reason
                 yield self._constraint(op, op.out_place(k), specs, out, reason)
+
+    def _why(self, flow: Flow) -> str:
+        """Why a tensor changes its layout here, for people."""
+        src, dst = self._kinds[flow.src], self._kinds[flow.dst]
+        if flow.into == "new state":
+            return "new state back to where it rests"
+        if flow.into == "result":
+            return "gradient summed" if dst in (Kind.STATE, Kind.WEIGHT) else "matmul result summed"
+        if src in (Kind.STATE, Kind.WEIGHT):
+            return "optimizer update" if dst is Kind.STATE else "parameter gathered for use"
+        return "gradient to the optimizer" if dst is Kind.STATE else "activation laid out for use"
 
     def _result_reason(self, flow: Flow) -> str:
         row = self._row(flow.src, flow.src_dims, flow.partial)[0]
@@ -136,11 +158,7 @@ class Answer:
             want = self.spec(flow.dst, flow.dst_dims)
             if have == want:
                 continue
-            reason = (
-                "gathered for use"
-                if want.shards(self.numbers.mesh.sizes) < have.shards(self.numbers.mesh.sizes)
-                else "split for use"
-            )
+            reason = self._why(flow)
             op = self.program.ops[flow.at]
             for place in flow.places:
                 yield self._constraint(op, place, (want,), flow.tensor, reason)
@@ -180,7 +198,7 @@ class Answer:
                 self.program.times(flow.region),
                 flow.tensor,
                 op,
-                flow.into,
+                self._why(flow),
             )
 
     def _of_reduction(self, op: Op) -> Iterator[Collective]:
@@ -200,7 +218,7 @@ class Answer:
             for a in np.flatnonzero(row[0] == PARTIAL):
                 if self.axes[a].size > 1:
                     times = self.program.times(op.region)
-                    yield self._collective("all-reduce", int(a), size, times, out, op, "sum")
+                    yield self._collective("all-reduce", int(a), size, times, out, op, _SUM)
 
     def _collective(
         self, kind: str, axis: int, size: float, times: int, tensor: int, op: Op, reason: str

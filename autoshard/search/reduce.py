@@ -70,6 +70,7 @@ class Reduced:
 
 
 def everything(problem: Problem) -> Keep:
+    """Every option of every variable."""
     return [list(range(len(v.cost_s))) for v in problem.variables]
 
 

@@ -12,28 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoshard.program.ir import Role
-from autoshard.program.rule import OpClass
 from autoshard.search.build import MeshProblem
-from autoshard.search.graph import Graph
+from autoshard.search.kinds import Kind, batch_classes, node_kinds
 from autoshard.search.reduce import Keep
-from autoshard.search.regions import update_ops
 
 Mask = NDArray[np.bool_]
-
-
-class Kind(Enum):
-    """What a node holds."""
-
-    STATE = "state"  # a parameter or optimizer leaf at rest, or its update
-    WEIGHT = "weight"  # a parameter on its way to a use: cast, gathered
-    MATMUL = "matmul"  # a matmul or convolution
-    ACTIVATION = "activation"  # everything else
 
 
 @dataclass(frozen=True)
@@ -74,46 +61,6 @@ class Strategy:
     allows: Callable[[NodeView], Mask]
 
 
-def batch_classes(graph: Graph) -> frozenset[int]:
-    """Classes that the batch flows into.
-
-    It starts at the first dimension that may be split of every data input and follows flows.
-    """
-    found: set[int] = set()
-    for leaf in graph.program.inputs:
-        if leaf.role is Role.DATA and leaf.tensor is not None:
-            dims = [c for c in graph.dims[leaf.tensor] if c is not None]
-            found.update(dims[:1])
-    forward = [f for f in graph.flows if f.into != "new state"]
-    while True:
-        before = len(found)
-        for f in forward:
-            for a, b in zip(f.src_dims, f.dst_dims, strict=True):
-                if a in found and b is not None:
-                    found.add(b)
-        if len(found) == before:
-            return frozenset(found)
-
-
-def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
-    """The kind of every node."""
-    program = graph.program
-    state = {leaf.tensor for leaf in program.inputs if leaf.role is not Role.DATA}
-    update = update_ops(program)
-    kinds: list[Kind] = []
-    for node in graph.nodes:
-        own = program.ops[node.own] if node.own is not None else None
-        if own is not None and own.rule.op_class in (OpClass.MATMUL, OpClass.CONV):
-            kinds.append(Kind.MATMUL)
-        elif state & set(node.tensors) or update & set(node.ops):
-            kinds.append(Kind.STATE)
-        elif batch.isdisjoint(node.classes):
-            kinds.append(Kind.WEIGHT)
-        else:
-            kinds.append(Kind.ACTIVATION)
-    return tuple(kinds)
-
-
 def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
     """The options a strategy leaves to every node of a problem."""
     graph, layouts = numbers.analysis.graph, numbers.layouts
@@ -133,3 +80,6 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
         mask = strategy.allows(view)
         keep.append([int(i) for i in np.flatnonzero(mask)] or [0])
     return keep
+
+
+__all__ = ["Kind", "Mask", "NodeView", "Strategy", "restrict"]

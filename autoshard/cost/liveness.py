@@ -2,13 +2,16 @@
 
 Time is the op's position in the program. XLA fuses chains of elementwise ops into one loop, so a
 fusible op's result is stored only if something that is no such loop reads it; until then its
-inputs stay alive in its place. Reshapes and region boundaries share their operand's buffer.
+inputs stay alive in its place. Lookups, slices and pads join the loop that makes what they read.
+Reshapes and region boundaries share their operand's buffer. An op whose operand dies with it
+writes its result into the operand's buffer if they are the same size: scatters and elementwise
+loops do (XLA's buffer assignment, "must/may alias").
 A tensor read inside a loop lives until the loop ends, because the next round reads it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoshard.program.ir import Op, Program
@@ -16,6 +19,14 @@ from autoshard.program.rule import FactorKind, OpClass
 
 # Boundaries that write a buffer of their own; the others rename their operand's.
 _OWN_BUFFER = frozenset({"scan_xs", "scan_ys"})
+# Ops of class MOVE that read through whatever computes their operands: XLA's loop fusions.
+_READS_THROUGH = frozenset(
+    {"gather", "slice", "dynamic_slice", "pad", "concatenate", "rev", "split", "tile"}
+)
+# Ops that write into their first operand where they can.
+_IN_PLACE_PREFIXES = ("scatter", "dynamic_update_slice")
+# How far to look through fused producers for a buffer to reuse.
+_REUSE_SEARCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +131,42 @@ def _collect(
             root = buffer[t]
             begin[root] = min(begin.get(root, start[t]), start[t], start[root])
             end[root] = max(end.get(root, -1), last[t], start[t])
-    # A donated state leaf is overwritten in place by its successor.
-    for out, inp in program.aliases:
-        old, new = program.inputs[inp], program.outputs[out].tensor
-        if old.donated and old.tensor is not None and new is not None:
-            a, b = buffer[old.tensor], buffer[new]
-            if a != b and b in begin and a in end and end[a] == begin[b]:
-                end[a] = max(begin[a], end[a] - 1)
+    _reuse(program, stored, buffer, begin, end)
     lifetimes: list[Lifetime | None] = [None] * len(program.tensors)
     for root, first in begin.items():
         lifetimes[root] = Lifetime(root, first, end[root])
     return Liveness(tuple(lifetimes), tuple(buffer))
+
+
+def _reuse(
+    program: Program,
+    stored: Sequence[bool],
+    buffer: Sequence[int],
+    begin: Mapping[int, int],
+    end: dict[int, int],
+) -> None:
+    """Let results take over the buffers of operands that die with the op that makes them."""
+    made_by = {out: op for op in program.ops for out in op.outputs}
+    taken: set[int] = set()
+    for op in program.ops:
+        in_place = op.kind.startswith(_IN_PLACE_PREFIXES)
+        if not in_place and op.rule.op_class is not OpClass.FUSIBLE:
+            continue
+        for out in op.outputs:
+            new = buffer[out]
+            if not stored[out] or begin[new] != op.id:
+                continue
+            size = program.tensors[out].size_bytes
+            reach = [t for t in (op.inputs[:1] if in_place else op.inputs) if t is not None]
+            for t in reach:
+                old = buffer[t]
+                if stored[t] and old not in taken and end.get(old) == op.id and old != new:
+                    if program.tensors[old].size_bytes == size and begin[old] < op.id:
+                        end[old] = op.id - 1
+                        taken.add(old)
+                        break
+                elif not stored[t] and t in made_by and len(reach) < _REUSE_SEARCH:
+                    reach += [x for x in made_by[t].inputs if x is not None and x not in reach]
 
 
 def _stored(program: Program) -> list[bool]:
@@ -139,7 +175,7 @@ def _stored(program: Program) -> list[bool]:
         if leaf.tensor is not None:
             stored[leaf.tensor] = True
     for op in reversed(program.ops):
-        fusible = op.rule.op_class is OpClass.FUSIBLE
+        fusible = op.rule.op_class is OpClass.FUSIBLE or op.kind in _READS_THROUGH
         if not fusible and not shares_buffer(op):
             for t in (*op.inputs, *op.outputs):
                 if t is not None:

@@ -22,20 +22,21 @@ class Kind(Enum):
 def batch_classes(graph: Graph) -> frozenset[int]:
     """Classes that the batch flows into.
 
-    It starts at the first dimension that may be split of every data input and follows flows.
+    It starts at the first dimension that may be split of every data input and follows flows, both
+    ways: a tensor has the same dimensions on either side.
     """
     found: set[int] = set()
     for leaf in graph.program.inputs:
         if leaf.role is Role.DATA and leaf.tensor is not None:
             dims = [c for c in graph.dims[leaf.tensor] if c is not None]
             found.update(dims[:1])
-    forward = [f for f in graph.flows if f.into != "new state"]
+    flows = [f for f in graph.flows if f.into != "new state"]
     while True:
         before = len(found)
-        for f in forward:
+        for f in flows:
             for a, b in zip(f.src_dims, f.dst_dims, strict=True):
-                if a in found and b is not None:
-                    found.add(b)
+                if a is not None and b is not None and (a in found or b in found):
+                    found |= {a, b}
         if len(found) == before:
             return frozenset(found)
 

@@ -135,3 +135,16 @@ def same_dims(op: OpView, op_class: OpClass, touched: Iterable[int] = ()) -> Rul
         return dims
 
     return draft.rule(map(fit, op.in_shapes), map(fit, op.out_shapes), op_class)
+
+
+def leading_dims(op: OpView, count: int, op_class: OpClass) -> Rule:
+    """The first `count` dimensions correspond everywhere; those behind them stay whole."""
+    draft = Draft()
+    batch = draft.parallels(op.in_shapes[0][:count])
+
+    def fit(shape: tuple[int, ...]) -> Dims:
+        if len(shape) < count or shape[:count] != op.in_shapes[0][:count]:
+            raise RuleError(f"{list(shape)} does not begin with {op.in_shapes[0][:count]}")
+        return batch + (None,) * (len(shape) - count)
+
+    return draft.rule(map(fit, op.in_shapes), map(fit, op.out_shapes), op_class)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoshard.program.rule import Dims, OpClass, Rule
-from autoshard.rules.base import Draft, OpView, RuleError
+from autoshard.rules.base import Draft, OpView, RuleError, leading_dims
 from autoshard.rules.registry import register
 
 UNARY = """
@@ -22,10 +22,13 @@ BINARY = """
 # `clamp` and `select_n` take scalars for their bounds and their predicate.
 NARY = """
     clamp regularized_incomplete_beta select_n threefry2x32
+    threefry4x32
 """.split()
 
 # Names for the same bytes. `dim_as_value` is a scalar that is known when the program is traced.
-RENAMING = "dim_as_value name random_clone sharding_constraint stop_gradient".split()
+RENAMING = (
+    "dim_as_value layout_constraint name random_clone sharding_constraint stop_gradient".split()
+)
 
 
 def aligned(op: OpView, op_class: OpClass) -> Rule:
@@ -73,10 +76,4 @@ def each_to_each(op: OpView) -> Rule:
 def bitcast_convert_type(op: OpView) -> Rule:
     """Bits read as another type; a change of width adds or removes a last, whole dimension."""
     (before,), (after,) = op.in_shapes, op.out_shapes
-    draft = Draft()
-    common = draft.parallels(min(before, after, key=len))
-    return draft.rule(
-        [common + (None,) * (len(before) - len(common))],
-        [common + (None,) * (len(after) - len(common))],
-        OpClass.FREE,
-    )
+    return leading_dims(op, min(len(before), len(after)), OpClass.FREE)

@@ -24,12 +24,12 @@ def broadcast_in_dim(op: OpView) -> Rule:
     return draft.rule([operand, *[()] * (len(op.in_shapes) - 1)], [dims], OpClass.FUSIBLE)
 
 
-@register("iota", "empty", "empty2")
+@register("iota", "iota_2x32_shape", "empty", "empty2")
 def iota(op: OpView) -> Rule:
     """`->ij`: every shard counts (or allocates) its own part."""
     draft = Draft()
     dims = draft.parallels(op.out_shapes[0])
-    return draft.rule([()] * len(op.in_shapes), [dims], OpClass.FUSIBLE)
+    return draft.rule([()] * len(op.in_shapes), [dims] * len(op.out_shapes), OpClass.FUSIBLE)
 
 
 @register("transpose")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autoshard.program.rule import OpClass, Rule
-from autoshard.rules.base import Draft, OpView, same_dims
+from autoshard.rules.base import Draft, OpView, leading_dims, same_dims
 from autoshard.rules.registry import register
 
 
@@ -61,6 +61,19 @@ def split(op: OpView) -> Rule:
 def concatenate(op: OpView) -> Rule:
     """Many operands, one result along a dimension."""
     return same_dims(op, OpClass.MOVE, touched=[op.params["dimension"]])
+
+
+@register("stack", "unstack")
+def stack(op: OpView) -> Rule:
+    """Equal arrays along a new dimension, and back: the new dimension stays whole."""
+    axis = op.params["axis"]
+    joining = op.kind == "stack"
+    draft = Draft()
+    piece = draft.parallels((op.in_shapes if joining else op.out_shapes)[0])
+    joined = (*piece[:axis], None, *piece[axis:])
+    if joining:
+        return draft.rule([piece] * len(op.in_shapes), [joined], OpClass.MOVE)
+    return draft.rule([joined], [piece] * len(op.out_shapes), OpClass.FUSIBLE)
 
 
 @register("tile")
@@ -122,11 +135,4 @@ LINEAR_ALGEBRA = {
 @register(*LINEAR_ALGEBRA)
 def linear_algebra(op: OpView) -> Rule:
     """A batch of independent problems; each is solved whole."""
-    draft = Draft()
-    rank = len(op.in_shapes[0]) - LINEAR_ALGEBRA[op.kind]
-    batch = draft.parallels(op.in_shapes[0][:rank])
-
-    def fit(shape: tuple[int, ...]) -> tuple[int | None, ...]:
-        return batch + (None,) * (len(shape) - rank)
-
-    return draft.rule(map(fit, op.in_shapes), map(fit, op.out_shapes), OpClass.MOVE)
+    return leading_dims(op, len(op.in_shapes[0]) - LINEAR_ALGEBRA[op.kind], OpClass.MOVE)

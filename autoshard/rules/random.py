@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoshard.program.rule import OpClass, Rule
-from autoshard.rules.base import Draft, OpView, whole_dims
+from autoshard.rules.base import Draft, OpView, leading_dims, whole_dims
 from autoshard.rules.registry import register
 
 # The tag of key types whose bits depend on nothing but key and position.
@@ -37,14 +37,11 @@ def keyed(op: OpView) -> Rule:
     return draft.rule(operands, [batch], OpClass.FUSIBLE)
 
 
-@register("random_wrap", "random_unwrap")
+@register("random_wrap", "random_unwrap", "to_edtype", "from_edtype")
 def wrapped(op: OpView) -> Rule:
     """`k_->k` and back: words of a key, whole, as one element."""
     (before,), (after,) = op.in_shapes, op.out_shapes
-    draft = Draft()
-    batch = draft.parallels(min(before, after, key=len))
-    words = [batch + (None,) * (len(shape) - len(batch)) for shape in (before, after)]
-    return draft.rule(words[:1], words[1:], OpClass.FREE)
+    return leading_dims(op, min(len(before), len(after)), OpClass.FREE)
 
 
 @register("random_gamma")

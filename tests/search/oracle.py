@@ -45,9 +45,7 @@ def random_problem(seed: int, *, tightness: float | None = None) -> Problem:
             found.append(Usage(start, end, rng.integers(0, 9, shape) * 1024.0))
         return tuple(found)
 
-    variables = tuple(
-        Variable(rng.integers(0, 10, s) * 1e-3, usage((int(s),))) for s in sizes
-    )
+    variables = tuple(Variable(rng.integers(0, 10, s) * 1e-3, usage((int(s),))) for s in sizes)
     pairs = []
     for a, b in itertools.combinations(range(n), 2):
         if rng.random() < 0.6:

@@ -72,9 +72,7 @@ def test_reduced_costs_never_exclude_an_optimum() -> None:
         if choice is None:
             continue
         best = Best(None, float("inf"), float("-inf"))
-        dual = ascend(
-            problem, best, deadline=time.monotonic() + 10, tolerance=0.0, max_sweeps=10
-        )
+        dual = ascend(problem, best, deadline=time.monotonic() + 10, tolerance=0.0, max_sweeps=10)
         slack = dual.slack()
         for i, option in enumerate(choice):
             assert slack.bound_s + slack.option_slack_s[i][option] <= truth + 1e-9, (seed, i)

@@ -1,0 +1,67 @@
+"""Reshards: which collectives, on how many bytes, in which order."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.reshard import PARTIAL, WHOLE, local_bytes, reshard_table, steps
+from autoshard.machine import MeshAxis
+
+AXES = (MeshAxis("data", 4, 1e9, 1e-6), MeshAxis("tensor", 2, 2e9, 1e-6))
+MIB = float(1 << 20)
+
+
+def described(src: tuple[int, int], dst: tuple[int, int]) -> list[tuple[str, str, float]]:
+    """The steps of one reshard of a 1 MiB tensor: (kind, axis, bytes)."""
+    found = steps(np.array([src]), np.array([dst]), MIB, AXES)
+    return [(s.kind, AXES[s.axis].name, float(s.size_bytes[0, 0])) for s in found if s.mask[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "expected"),
+    [
+        ((0, 1), (0, 1), []),
+        ((WHOLE, WHOLE), (0, 1), []),  # slicing is free
+        ((0, WHOLE), (WHOLE, WHOLE), [("all-gather", "data", MIB)]),
+        ((0, 1), (WHOLE, 1), [("all-gather", "data", MIB / 2)]),
+        ((PARTIAL, WHOLE), (WHOLE, WHOLE), [("all-reduce", "data", MIB)]),
+        ((PARTIAL, WHOLE), (0, WHOLE), [("reduce-scatter", "data", MIB)]),
+        ((0, WHOLE), (1, WHOLE), [("all-to-all", "data", MIB / 4)]),
+        # Slices come first and make everything after them smaller.
+        ((PARTIAL, WHOLE), (WHOLE, 1), [("all-reduce", "data", MIB / 2)]),
+        # Reductions come before gathers: the gathered result is not reduced again.
+        (
+            (PARTIAL, 0),
+            (WHOLE, WHOLE),
+            [("all-reduce", "data", MIB / 2), ("all-gather", "tensor", MIB)],
+        ),
+        # The minor axis stays on a dimension that the major one leaves: pieces change places.
+        ((0, 0), (WHOLE, 0), [("permute", "tensor", MIB / 8), ("all-gather", "data", MIB / 2)]),
+    ],
+)
+def test_steps(
+    src: tuple[int, int], dst: tuple[int, int], expected: list[tuple[str, str, float]]
+) -> None:
+    assert described(src, dst) == expected
+
+
+def test_the_table_is_the_sum_of_the_steps() -> None:
+    states = [PARTIAL, WHOLE, 0, 1]
+    src = np.array(list(itertools.product(states, states)))
+    dst = np.array(list(itertools.product(states[1:], states[1:])))
+    seconds, copies = reshard_table(src, dst, MIB, AXES)
+    for i, j in np.ndindex(seconds.shape):
+        parts = described(tuple(src[i]), tuple(dst[j]))
+        axis = {a.name: a for a in AXES}
+        total = sum(float(collective_time_s(kind, axis[name], size)) for kind, name, size in parts)
+        assert seconds[i, j] == pytest.approx(total), (src[i], dst[j])
+        expected = local_bytes(dst[j : j + 1], MIB, AXES)[0] if parts else 0.0
+        assert copies[i, j] == pytest.approx(expected)
+
+
+def test_an_axis_of_size_one_moves_nothing() -> None:
+    axes = (MeshAxis("data", 1, 1e9, 1e-6),)
+    seconds, copies = reshard_table(np.array([[0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
+    assert not seconds.any() and not copies.any()

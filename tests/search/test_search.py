@@ -1,0 +1,78 @@
+"""The whole search on real steps: floors, limits, certificates, repeatability."""
+
+from typing import Any
+
+import pytest
+
+from autoshard import InfeasibleError, plan
+from autoshard.models.zoo import zoo
+from autoshard.strategies import STRATEGIES
+
+CASES = ["mlp-8k", "gpt-125m", "gpt-1.3b"]
+
+
+def planned(name: str, on: str = "v5e:2x4", batch_size: int = 32, **options: Any) -> Any:
+    step, args = zoo(name, batch_size=batch_size)
+    return plan(step, *args, on=on, donate_argnums=0, **options)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_never_worse_than_an_expert_that_fits(name: str) -> None:
+    auto = planned(name)
+    assert auto.prediction.peak_bytes <= auto.machine.memory_limit_bytes
+    compared = 0
+    for strategy in STRATEGIES:
+        try:
+            expert = planned(name, strategy=strategy)
+        except InfeasibleError:
+            continue
+        compared += 1
+        assert auto.prediction.step_s <= expert.prediction.step_s * (1 + 1e-6), strategy
+    assert compared >= 2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_certificate_holds_together(name: str) -> None:
+    p = planned(name)
+    c = p.certificate
+    assert 0 < c.lower_bound_s <= p.prediction.step_s
+    assert c.gap == pytest.approx(1 - c.lower_bound_s / p.prediction.step_s)
+    assert c.gap <= 0.02
+    assert p.prediction.step_s == pytest.approx(
+        p.prediction.compute_s + p.prediction.communication_s
+    )
+    total = sum(x.seconds for x in p.collectives)
+    assert p.prediction.communication_s == pytest.approx(total)
+
+
+def test_zero3_is_found_when_memory_asks_for_it() -> None:
+    free = planned("gpt-125m", mesh={"data": 8}, memory="1TB")
+    with pytest.raises(InfeasibleError) as nothing:
+        planned("gpt-125m", mesh={"data": 8}, memory="1MB")
+    tight = planned("gpt-125m", mesh={"data": 8}, memory=nothing.value.least_bytes * 1.02)
+    split = sum(x.bytes_per_device for x in tight.leaves("parameter", "optimizer"))
+    whole = sum(8 * x.bytes_per_device for x in tight.leaves("parameter", "optimizer"))
+    assert tight.prediction.peak_bytes < free.prediction.peak_bytes
+    assert split < 0.2 * whole
+    for leaf in tight.leaves("parameter"):
+        if leaf.bytes_per_device > 1 << 20:
+            assert not leaf.spec.is_replicated, leaf.path
+
+
+def test_too_little_memory_says_how_much_would_do_and_what_is_in_the_way() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        planned("gpt-125m", memory="100MB")
+    error = caught.value
+    assert "gpt.py" in str(error) and "per device" in str(error)
+    again = planned("gpt-125m", memory=error.least_bytes * 1.01)
+    assert again.prediction.peak_bytes <= error.least_bytes * 1.01
+
+
+def test_equal_seeds_give_equal_plans() -> None:
+    one, two = planned("gpt-125m", seed=3), planned("gpt-125m", seed=3)
+    assert not one.diff(two)
+
+
+def test_every_legal_mesh_is_considered() -> None:
+    rivals = {r.mesh for r in planned("gpt-125m").certificate.rivals if r.name == "auto"}
+    assert rivals == {"data 8 x tensor 1", "data 4 x tensor 2", "data 2 x tensor 4"}

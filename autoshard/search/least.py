@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
 from autoshard.search.problem import Problem, Usage
-from autoshard.search.reduce import reduce
+from autoshard.search.reduce import Keep, reduce
 
 _UNIT_BYTES = 1024.0
 
 
-def least_memory(problem: Problem, time_limit_s: float = 10.0) -> tuple[float, tuple[int, ...]]:
-    """The smallest peak over all answers (as far as the time goes), and an answer with it.
+@dataclass(frozen=True)
+class Least:
+    """The answer that needs least memory.
 
-    Costs are ignored. Rows for program points are added until the answer's true peak is the one
-    the model believes in.
+    Attributes:
+        peak_bytes: its peak.
+        bound_bytes: no answer has a lower one.
+        choice: the answer.
+    """
+
+    peak_bytes: float
+    bound_bytes: float
+    choice: tuple[int, ...]
+
+
+def least_memory(problem: Problem, keep: Keep | None = None, time_limit_s: float = 10.0) -> Least:
+    """The smallest peak over all answers, as far as the time goes; costs are ignored.
+
+    Only options in `keep` are used, if given. Rows for program points are added until the
+    answer's true peak is the one the model believes in.
     """
     free = Problem(
         tuple(type(v)(v.cost_s * 0.0, v.usage, v.label) for v in problem.variables),
@@ -25,7 +41,7 @@ def least_memory(problem: Problem, time_limit_s: float = 10.0) -> tuple[float, t
         problem.limit_bytes,
         problem.horizon,
     )
-    reduced = reduce(free)
+    reduced = reduce(free, keep)
     small = reduced.problem
     model = cp_model.CpModel()
     x = [[model.new_bool_var("") for _ in v.cost_s] for v in small.variables]
@@ -45,7 +61,7 @@ def least_memory(problem: Problem, time_limit_s: float = 10.0) -> tuple[float, t
     rows: set[int] = set()
     choice = tuple(0 for _ in small.variables)
     per_round = max(time_limit_s / 8, 0.5)
-    best = (math.inf, choice)
+    best, bound = (math.inf, choice), 0.0
     for _ in range(40):
         used = small.usage_bytes(choice)
         if float(used.max()) < best[0]:
@@ -73,12 +89,16 @@ def least_memory(problem: Problem, time_limit_s: float = 10.0) -> tuple[float, t
         solver.parameters.max_time_in_seconds = per_round
         solver.parameters.num_workers = 2
         solver.parameters.random_seed = 0
-        if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        status = solver.solve(model)
+        # Sizes were rounded up to the unit, each by less than one.
+        rounding = _UNIT_BYTES * (len(x) + len(y))
+        bound = max(bound, solver.best_objective_bound * _UNIT_BYTES - rounding)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             break
         choice = tuple(
             next(s for s, var in enumerate(row) if solver.boolean_value(var)) for row in x
         )
-    return best[0], reduced.lift(best[1])
+    return Least(best[0], min(bound, best[0]), reduced.lift(best[1]))
 
 
 def _nonzero(usage: Sequence[Usage]) -> list[tuple[int, int]]:

@@ -89,5 +89,15 @@ class Problem:
     def peak_bytes(self, choice: Sequence[int]) -> float:
         return float(self.usage_bytes(choice).max(initial=0.0))
 
+    def unavoidable_bytes(self) -> float:
+        """A peak that no answer stays below: every decision at its smallest at every time."""
+        delta = np.zeros(self.horizon + 1)
+        for term in (*self.variables, *self.pairs):
+            for u in term.usage:
+                size = float(u.size_bytes.min())
+                delta[u.start] += size
+                delta[u.end + 1] -= size
+        return float(np.cumsum(delta[:-1]).max(initial=0.0))
+
     def with_limit(self, limit_bytes: float) -> Problem:
         return Problem(self.variables, self.pairs, limit_bytes, self.horizon, self.base_cost_s)

@@ -13,8 +13,10 @@ from autoshard.plan.model import Certificate, Rival
 from autoshard.program.ir import Program
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
-from autoshard.search.least import least_memory
-from autoshard.search.solve import Solution, solve
+from autoshard.search.infeasible import explain_infeasible
+from autoshard.search.least import Least, least_memory
+from autoshard.search.reduce import Keep
+from autoshard.search.solve import solve
 from autoshard.search.strategy import Strategy, restrict
 
 # Gap at which a bound counts as met.
@@ -38,10 +40,28 @@ class Found:
 
 @dataclass
 class _Candidate:
+    """One mesh under consideration.
+
+    Attributes:
+        numbers: its problem.
+        keep: options allowed per node; None allows all.
+        hints: answers found so far that fit.
+        bound_s: nothing on this mesh is faster.
+        least: the layout that needs least memory; None until asked.
+        infeasible: proven that nothing fits.
+    """
+
     numbers: MeshProblem
+    keep: Keep | None
     hints: list[tuple[int, ...]]
     bound_s: float = float("-inf")
-    rival: Rival | None = None
+    least: Least | None = None
+    infeasible: bool = False
+
+    @property
+    def cost_s(self) -> float:
+        problem = self.numbers.problem
+        return min((problem.cost_s(h) for h in self.hints), default=float("inf"))
 
 
 def search(
@@ -98,102 +118,100 @@ class _Search:
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
         self.deadline = self.begun + time_limit_s
-        self.rivals: list[Rival] = []
-        self.best: tuple[float, MeshProblem, Solution] | None = None
-        self.bounds: list[float] = []
+        self.experts: list[Rival] = []
+        self.candidates: list[_Candidate] = []
+        self.best: tuple[float, MeshProblem, tuple[int, ...]] | None = None
         self.interrupted = False
 
     def run(self) -> Found:
-        candidates: list[_Candidate] = []
         try:
-            for mesh in self.meshes:
+            for mesh in self._meshes():
                 self.tell(f"pricing layouts on mesh {mesh}")
                 numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
-                candidates.append(_Candidate(numbers, []))
-                self._experts(candidates[-1])
-            if self.strategy == "auto":
-                # First every mesh by bounds alone: quick, and good answers prune the rest.
-                for candidate in sorted(candidates, key=self._promise):
-                    self._solve(candidate, exact=False)
-                open_ones = [c for c in candidates if self._worth_closing(c)]
-                open_ones.sort(key=lambda c: c.bound_s)
-                for i, candidate in enumerate(open_ones):
-                    if self._worth_closing(candidate):
-                        self._solve(candidate, exact=True, share=len(open_ones) - i)
-                self.bounds += [c.bound_s for c in candidates]
-                self.rivals += [c.rival for c in candidates if c.rival is not None]
+                if self.strategy == "auto":
+                    self.candidates.append(_Candidate(numbers, None, []))
+                    self._experts(self.candidates[-1])
+                else:
+                    keep = restrict(numbers, self.strategies[self.strategy])
+                    self.candidates.append(_Candidate(numbers, keep, []))
+            # First every mesh by bounds alone: quick, and good answers prune the rest.
+            for candidate in sorted(self.candidates, key=lambda c: c.cost_s):
+                self._solve(candidate, exact=False)
+            for candidate in self.candidates:
+                if not candidate.hints and self._is_open(candidate):
+                    self._squeeze(candidate)
+            still_open = sorted(filter(self._is_open, self.candidates), key=lambda c: c.bound_s)
+            for i, candidate in enumerate(still_open):
+                if self._is_open(candidate):
+                    self._solve(candidate, exact=True, share=len(still_open) - i)
         except KeyboardInterrupt:
             if self.best is None:
                 raise SearchInterrupted("interrupted before any plan was found") from None
             self.interrupted = True
             self.tell("interrupted: the best plan so far is used")
         if self.best is None:
-            raise self._infeasible(candidates)
+            raise self._infeasible()
         return self._found()
 
+    def _meshes(self) -> Sequence[LogicalMesh]:
+        """Meshes the strategy makes sense on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.strategy == "auto":
+            return self.meshes
+        needs = self.strategies[self.strategy].axes
+        named = [m for m in self.meshes if needs <= {a.name for a in m.axes}]
+        fitting = [m for m in named if needs <= {a.name for a in m.axes if a.size > 1}]
+        if not named:
+            have = " or ".join(f"({m})" for m in self.meshes)
+            raise ValueError(
+                f"strategy={self.strategy!r} lays out axes {', '.join(sorted(needs))}; the mesh has"
+                f" {have}. Name the axes so, or use strategy='auto'."
+            )
+        return fitting or named
+
     def _experts(self, candidate: _Candidate) -> None:
+        """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
         mesh = candidate.numbers.mesh
         big = {axis.name for axis in mesh.axes if axis.size > 1}
-        names = {axis.name for axis in mesh.axes}
         for name, expert in self.strategies.items():
-            if self.strategy not in ("auto", name):
-                continue
-            if not expert.axes <= big and not (len(self.meshes) == 1 and expert.axes <= names):
-                continue
-            if not {"data", "tensor"} <= names:
+            if not expert.axes <= big:
                 continue
             solution = solve(
                 candidate.numbers.problem,
                 keep=restrict(candidate.numbers, expert),
-                cutoff_s=self._too_slow() if self.strategy == "auto" else float("inf"),
-                time_limit_s=max(self.deadline - time.monotonic(), 2.0)
-                / (1 if self.strategy == name else 10),
+                cutoff_s=_NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf"),
+                time_limit_s=max(self.deadline - time.monotonic(), 2.0) / 10,
                 tolerance=TOLERANCE,
                 max_sweeps=_EXPERT_SWEEPS,
-                exact=self.strategy == name,
+                exact=False,
                 seed=self.seed,
             )
-            self._record(name, candidate, solution)
-            if self.strategy == name:
-                self.bounds.append(solution.bound_s)
+            if solution.choice is None:
+                remark = self._why_none(solution.infeasible, solution.bound_s)
+                self.experts.append(Rival(name, str(mesh), None, None, remark))
+                continue
+            peak = candidate.numbers.problem.peak_bytes(solution.choice)
+            self.experts.append(Rival(name, str(mesh), solution.cost_s, peak))
+            self._offer(candidate, solution.choice)
 
-    def _record(self, name: str, candidate: _Candidate, solution: Solution) -> None:
-        mesh = str(candidate.numbers.mesh)
-        if solution.choice is None:
-            self.rivals.append(Rival(name, mesh, None, None, self._why_none(solution)))
-            return
-        peak = candidate.numbers.problem.peak_bytes(solution.choice)
-        self.rivals.append(Rival(name, mesh, solution.cost_s, peak))
-        candidate.hints.append(solution.choice)
-        self._offer(candidate.numbers, solution)
+    def _offer(self, candidate: _Candidate, choice: tuple[int, ...]) -> None:
+        candidate.hints.append(choice)
+        cost = candidate.numbers.problem.cost_s(choice)
+        if self.best is None or cost < self.best[0]:
+            self.best = (cost, candidate.numbers, choice)
+            self.tell(f"mesh {candidate.numbers.mesh}: best so far {units.time(cost)}")
 
-    def _offer(self, numbers: MeshProblem, solution: Solution) -> None:
-        if self.best is None or solution.cost_s < self.best[0]:
-            self.best = (solution.cost_s, numbers, solution)
-            self.tell(f"mesh {numbers.mesh}: best so far {units.time(solution.cost_s)}")
-
-    def _too_slow(self) -> float:
-        """Experts this much slower than the best so far are only bounded, not solved."""
-        return _NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf")
-
-    def _why_none(self, solution: Solution) -> str:
-        if solution.infeasible:
-            return "does not fit"
-        if self.best is not None and solution.bound_s > self.best[0]:
-            return f"ruled out: what fits takes {units.time(solution.bound_s)} or more"
-        return "found no layout that fits"
-
-    def _promise(self, candidate: _Candidate) -> float:
-        problem = candidate.numbers.problem
-        return min((problem.cost_s(h) for h in candidate.hints), default=float("inf"))
-
-    def _worth_closing(self, candidate: _Candidate) -> bool:
+    def _is_open(self, candidate: _Candidate) -> bool:
         """Whether a mesh may still hold a plan that is noticeably better than the best."""
+        if candidate.infeasible:
+            return False
         return self.best is None or candidate.bound_s < self.best[0] * (1 - GOOD_ENOUGH)
 
     def _solve(self, candidate: _Candidate, *, exact: bool, share: int = 1) -> None:
         mesh = str(candidate.numbers.mesh)
-        cutoff = self.best[0] if self.best is not None else float("inf")
 
         def on_better(cost: float, bound: float) -> None:
             if bound > float("-inf") and cost < float("inf"):
@@ -205,8 +223,9 @@ class _Search:
 
         solution = solve(
             candidate.numbers.problem,
+            keep=candidate.keep,
             hints=candidate.hints,
-            cutoff_s=cutoff * (1 + TOLERANCE),
+            cutoff_s=self.best[0] * (1 + TOLERANCE) if self.best is not None else float("inf"),
             time_limit_s=max(self.deadline - time.monotonic(), 0.3) / share,
             tolerance=GOOD_ENOUGH if exact else TOLERANCE,
             exact=exact,
@@ -214,60 +233,73 @@ class _Search:
             on_better=on_better,
         )
         candidate.bound_s = max(candidate.bound_s, solution.bound_s)
-        if solution.choice is None:
-            candidate.rival = Rival("auto", mesh, None, None, self._why_none(solution))
-            return
-        candidate.hints.append(solution.choice)
-        peak = candidate.numbers.problem.peak_bytes(solution.choice)
-        self._offer(candidate.numbers, solution)
-        assert self.best is not None
+        candidate.infeasible |= solution.infeasible
+        if solution.choice is not None:
+            self._offer(candidate, solution.choice)
+
+    def _squeeze(self, candidate: _Candidate) -> None:
+        """Where bounding found nothing that fits: the layout that needs least memory, improved."""
+        mesh, problem = candidate.numbers.mesh, candidate.numbers.problem
+        self.tell(f"mesh {mesh}: looking for a layout that fits {units.size(self.limit_bytes)}")
+        left = max(self.deadline - time.monotonic(), 1.0) / 2
+        candidate.least = least_memory(problem, candidate.keep, time_limit_s=left)
+        if candidate.least.peak_bytes <= problem.limit_bytes:
+            self._offer(candidate, candidate.least.choice)
+            self._solve(candidate, exact=False)
+        candidate.infeasible |= candidate.least.bound_bytes > problem.limit_bytes
+
+    def _why_none(self, infeasible: bool, bound_s: float) -> str:
+        if infeasible:
+            return "does not fit"
+        if self.best is not None and bound_s > self.best[0]:
+            return f"ruled out: what fits takes {units.time(bound_s)} or more"
+        return "found no layout that fits"
+
+    def _rival(self, candidate: _Candidate) -> Rival:
+        mesh = str(candidate.numbers.mesh)
+        if not candidate.hints:
+            remark = self._why_none(candidate.infeasible, candidate.bound_s)
+            return Rival(self.strategy, mesh, None, None, remark)
+        problem = candidate.numbers.problem
+        best = min(candidate.hints, key=problem.cost_s)
         remark = f"bound {units.time(max(candidate.bound_s, 0.0))}"
-        if candidate.bound_s >= self.best[0]:
+        if self.best is not None and candidate.bound_s >= self.best[0]:
             remark += ": ruled out by it"
-        candidate.rival = Rival("auto", mesh, solution.cost_s, peak, remark)
+        cost = problem.cost_s(best)
+        return Rival(self.strategy, mesh, cost, problem.peak_bytes(best), remark)
 
     def _found(self) -> Found:
         assert self.best is not None
-        cost, numbers, solution = self.best
-        complete = not self.interrupted and len(self.bounds) > 0
-        bound = min(self.bounds) if complete else 0.0
-        bound = max(min(bound, cost), 0.0)
+        cost, numbers, choice = self.best
+        # Interrupted before every mesh was bounded, nothing is known of the ones left.
+        bounds = [c.bound_s for c in self.candidates]
+        complete = len(bounds) == len(self._meshes())
+        bound = max(min(*bounds, cost), 0.0) if complete else 0.0
         gap = max(cost - bound, 0.0) / max(cost, 1e-30)
-        status = "optimal" if gap <= GOOD_ENOUGH else "feasible"
+        rivals = [*self.experts, *map(self._rival, self.candidates)]
         certificate = Certificate(
-            status=status,
+            status="optimal" if gap <= GOOD_ENOUGH else "feasible",
             lower_bound_s=bound,
             gap=gap,
             search_s=time.monotonic() - self.begun,
-            rivals=tuple(sorted(self.rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
+            rivals=tuple(sorted(rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
         )
-        assert solution.choice is not None
-        return Found(Answer(numbers, solution.choice), certificate, self.strategy)
+        return Found(Answer(numbers, choice), certificate, self.strategy)
 
-    def _infeasible(self, candidates: Sequence[_Candidate]) -> InfeasibleError:
+    def _infeasible(self) -> InfeasibleError:
         self.tell("nothing fits: looking for the least memory that would")
-        least: tuple[float, MeshProblem, tuple[int, ...]] | None = None
-        for candidate in candidates:
-            peak, choice = least_memory(candidate.numbers.problem)
-            if least is None or peak < least[0]:
-                least = (peak, candidate.numbers, choice)
-        assert least is not None, "there is always at least one mesh"
-        peak, numbers, choice = least
-        used = numbers.problem.usage_bytes(choice)
-        lines = [
-            f"  {units.size(a.bytes_per_device):>10}  {a.what}{'  ' + a.source if a.source else ''}"
-            for a in Answer(numbers, choice).alive(int(used.argmax()), most=8)
-        ]
-        return InfeasibleError(
-            f"no layout of {self.analysis.program.name!r} on {self.machine.name} fits in"
-            f" {units.size(self.limit_bytes)} per device"
-            + (f" with strategy {self.strategy!r}" if self.strategy != "auto" else "")
-            + f".\nThe least that works is {units.size(peak)} per device (mesh {numbers.mesh})."
-            " At its peak a device holds:\n"
-            + "\n".join(lines)
-            + "\nGive more memory (memory=...), more devices, a smaller batch, or rematerialise"
-            " layers (jax.checkpoint).",
-            least_bytes=peak,
+        found: list[tuple[Least, MeshProblem]] = []
+        for candidate in self.candidates:
+            if candidate.least is None:
+                candidate.least = least_memory(candidate.numbers.problem, candidate.keep)
+            found.append((candidate.least, candidate.numbers))
+        least, numbers = min(found, key=lambda item: item[0].peak_bytes)
+        return explain_infeasible(
+            Answer(numbers, least.choice),
+            least.peak_bytes,
+            self.limit_bytes,
+            self.machine.name,
+            self.strategy,
         )
 
 

@@ -72,6 +72,8 @@ def solve(
     deadline = time.monotonic() + time_limit_s
     reduced = reduce(problem, keep)
     small = reduced.problem
+    if small.unavoidable_bytes() > small.limit_bytes * (1 + 1e-9):
+        return Solution(None, float("inf"), float("inf"), infeasible=True)
     best = Best(None, float("inf"), float("-inf"))
     for hint in hints:
         lowered = reduced.lower(hint)
@@ -90,7 +92,7 @@ def solve(
     )
     on_better(best.cost_s, best.bound_s)
     infeasible = False
-    if (exact or best.choice is None) and best.gap() > tolerance and best.bound_s < cutoff_s:
+    if exact and best.gap() > tolerance and best.bound_s < cutoff_s:
         infeasible = _close(small, dual, best, cutoff_s, deadline, tolerance, seed, on_better)
     choice = reduced.lift(best.choice) if best.choice is not None else None
     return Solution(choice, best.cost_s, best.bound_s, infeasible)

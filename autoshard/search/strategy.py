@@ -10,6 +10,7 @@ this node state at rest, the update of state, a matmul, or an activation.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,7 +37,6 @@ class NodeView:
     kind: Kind
     axis_on: dict[str, Mask]
     axis_on_batch: dict[str, Mask]
-    has_batch: bool
 
     @property
     def any_option(self) -> Mask:
@@ -66,16 +66,21 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
     graph, layouts = numbers.analysis.graph, numbers.layouts
     batch = batch_classes(graph)
     kinds = node_kinds(graph, batch)
-    names = [axis.name for axis in numbers.mesh.axes]
+    axes = {axis.name: a for a, axis in enumerate(numbers.mesh.axes)}
     keep: Keep = []
     for node, kind in zip(graph.nodes, kinds, strict=True):
         options = layouts.options[node.id]
         is_batch = np.array([c in batch for c in layouts.classes[node.id]] + [False])
+        # Strategies speak of `data` and `tensor`; an axis the mesh lacks splits nothing.
+        nothing = np.zeros(len(options), dtype=bool)
         view = NodeView(
             kind=kind,
-            axis_on={n: options[:, a] >= 0 for a, n in enumerate(names)},
-            axis_on_batch={n: is_batch[options[:, a]] for a, n in enumerate(names)},
-            has_batch=bool(is_batch.any()),
+            axis_on=defaultdict(
+                lambda n=nothing: n, {name: options[:, a] >= 0 for name, a in axes.items()}
+            ),
+            axis_on_batch=defaultdict(
+                lambda n=nothing: n, {name: is_batch[options[:, a]] for name, a in axes.items()}
+            ),
         )
         mask = strategy.allows(view)
         keep.append([int(i) for i in np.flatnonzero(mask)] or [0])

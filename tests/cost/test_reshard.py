@@ -64,4 +64,5 @@ def test_the_table_is_the_sum_of_the_steps() -> None:
 def test_an_axis_of_size_one_moves_nothing() -> None:
     axes = (MeshAxis("data", 1, 1e9, 1e-6),)
     seconds, copies = reshard_table(np.array([[0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
-    assert not seconds.any() and not copies.any()
+    assert not seconds.any()
+    assert not copies.any()

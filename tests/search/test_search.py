@@ -63,7 +63,8 @@ def test_too_little_memory_says_how_much_would_do_and_what_is_in_the_way() -> No
     with pytest.raises(InfeasibleError) as caught:
         planned("gpt-125m", memory="100MB")
     error = caught.value
-    assert "gpt.py" in str(error) and "per device" in str(error)
+    assert "gpt.py" in str(error)
+    assert "per device" in str(error)
     again = planned("gpt-125m", memory=error.least_bytes * 1.01)
     assert again.prediction.peak_bytes <= error.least_bytes * 1.01
 

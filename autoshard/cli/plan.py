@@ -30,6 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mesh", type=mesh, help='fixed axis sizes: "data=4,tensor=2"')
     parser.add_argument("--memory", type=size_bytes, help="limit per device, such as 14GB")
     parser.add_argument("--strategy", metavar="NAME", help="an expert's layout, not a search")
+    parser.add_argument(
+        "--donate",
+        type=indices,
+        metavar="ARGS",
+        help='arguments whose buffers the step may reuse: "0", "0,2" or "none"; by default the'
+        " first, which is the state of a train step",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
     parser.add_argument("--save", metavar="FILE", help="write the plan to FILE too")
     parser.add_argument("--json", action="store_true", help="print the predictions as JSON")
@@ -37,8 +45,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan it."""
-    step, abstract = target(args.target)
+    step, abstract = target(args.target, args.batch_size)
+    donate = args.donate
+    if donate is None and not hasattr(step, "plan_for"):
+        donate = (0,)  # a decorated step says itself what it donates
     options = {
+        "donate_argnums": donate,
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
@@ -71,7 +83,7 @@ def summary(plan: Plan, planning_s: float) -> dict[str, Any]:
     }
 
 
-def target(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def target(name: str, batch_size: int | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The step and its abstract arguments.
 
     Raises:
@@ -79,9 +91,11 @@ def target(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """
     if ":" not in name:
         try:
-            found = resolve(ZOO)(name)
+            found = resolve(ZOO)(name, **({} if batch_size is None else {"batch_size": batch_size}))
         except KeyError as error:
             raise UsageError(f"{error.args[0]}; or give module:function") from error
+    elif batch_size is not None:
+        raise UsageError("--batch-size is for models by name; module:function makes its own batch")
     else:
         # As `python -m` does: a person's own module stands where they stand.
         if os.getcwd() not in sys.path:
@@ -103,6 +117,18 @@ def mesh(text: str) -> dict[str, int]:
     if not whole or len(names) < len(pairs) or any(int(size) < 1 for _, _, size in pairs):
         raise argparse.ArgumentTypeError(f'{text!r} is no mesh; write "data=4,tensor=2"')
     return {name.strip(): int(size) for name, _, size in pairs}
+
+
+def indices(text: str) -> tuple[int, ...]:
+    """Argument positions from `"0,2"` or `"none"`."""
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no list of argument positions; write "0", "0,2" or "none"'
+        ) from error
 
 
 def size_bytes(text: str) -> int:

@@ -276,7 +276,8 @@ class _Search:
         complete = len(bounds) == len(self._meshes())
         bound = max(min(*bounds, cost), 0.0) if complete else 0.0
         gap = max(cost - bound, 0.0) / max(cost, 1e-30)
-        rivals = [*self.experts, *map(self._rival, self.candidates)]
+        others = [c for c in self.candidates if c.numbers is not numbers]
+        rivals = [*self.experts, *map(self._rival, others)]
         certificate = Certificate(
             status="optimal" if gap <= GOOD_ENOUGH else "feasible",
             lower_bound_s=bound,

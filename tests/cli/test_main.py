@@ -185,7 +185,18 @@ def test_plan_prints_the_plan(api, capsys):
     ((args, options),) = api.calls
     assert args[0].__name__ == "step"
     assert args[1:] == ("state", "batch")
-    assert options == {"on": "v5e:2x4"}
+    assert options == {"on": "v5e:2x4", "donate_argnums": (0,)}
+
+
+@pytest.mark.parametrize(("text", "donated"), [("none", ()), ("1", (1,)), ("0,2", (0, 2))])
+def test_plan_donates_what_it_is_told(api, text, donated):
+    assert main(["plan", GOOD, "--on", "v5e:2x4", "--donate", text]) == 0
+    assert api.calls[0][1]["donate_argnums"] == donated
+
+
+def test_a_batch_size_is_for_models_by_name(api, capsys):
+    assert main(["plan", GOOD, "--on", "v5e:2x4", "--batch-size", "8"]) == 2
+    assert "models by name" in capsys.readouterr().err
 
 
 def test_plan_passes_its_flags_on(api, tmp_path, capsys):

@@ -1,0 +1,156 @@
+"""What a rule promises, checked against the op itself and against XLA's partitioner.
+
+Shards law. Cut every operand along a factor. A parallel factor: the op on the cut operands gives
+the cut result. A reduction factor: the results of all pieces, combined, give the result.
+
+Compiler law. Lay the operands out along a factor on two devices. A parallel factor: the compiled
+program communicates nothing. A reduction factor: all it does is all-reduce.
+"""
+
+import functools
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autoshard.program.rule import Combiner, FactorKind, Rule
+from tests.rules.equations import rule_of
+
+SHARDS = 2
+COLLECTIVE = re.compile(
+    r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
+
+COMBINE = {
+    Combiner.ADD: operator.add,
+    Combiner.MUL: operator.mul,
+    Combiner.MAX: np.maximum,
+    Combiner.MIN: np.minimum,
+    Combiner.AND: np.logical_and,
+    Combiner.OR: np.logical_or,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op as a function of its operands, of any size they may be cut to.
+
+    Attributes:
+        kind: the primitive `fn` consists of.
+        fn: takes exactly the primitive's operands, or leaves out literals at the end.
+        args: the whole operands.
+        piece: `piece(shard, *cut operands)` for operands and factors whose shards must know which
+            shard they are (lookups): by the (operand, dimension) that the factor stands on.
+        communicates: for factors at (operand, dimension), why XLA for CPU communicates anyway.
+    """
+
+    kind: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    piece: Mapping[tuple[int, int], Callable[..., Any]] = field(default_factory=dict)
+    communicates: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def rule(self) -> Rule:
+        return rule_of(self.kind, self.fn, *self.args)
+
+    def place(self, factor: int) -> tuple[int, int]:
+        """The first (operand, dimension) that a factor stands on."""
+        return next(
+            (k, d)
+            for k, dims in enumerate(self.rule.operands)
+            for d, f in enumerate(dims)
+            if f == factor
+        )
+
+    @property
+    def splittable(self) -> list[int]:
+        """Factors on operands that may be split over two shards."""
+        on_operands = {f for dims in self.rule.operands for f in dims}
+        return [
+            i
+            for i, f in enumerate(self.rule.factors)
+            if i in on_operands and f.kind is not FactorKind.WHOLE and f.size % SHARDS == 0
+        ]
+
+
+def cut(x, dims, factor, shard):
+    """The part of an array that a shard holds."""
+    if factor not in dims:
+        return x
+    d = dims.index(factor)
+    size = x.shape[d] // SHARDS
+    return jax.lax.slice_in_dim(x, shard * size, (shard + 1) * size, axis=d)
+
+
+def whole(case):
+    return jax.tree.leaves(case.fn(*case.args))
+
+
+def check_shards(case, factor):
+    rule, combiner = case.rule, case.rule.factors[factor].combiner
+    expected = whole(case)
+    special = case.piece.get(case.place(factor))
+    pieces = []
+    for shard in range(SHARDS):
+        operands = [
+            cut(x, dims, factor, shard) for x, dims in zip(case.args, rule.operands, strict=False)
+        ]
+        out = special(shard, *operands) if special else case.fn(*operands)
+        pieces.append(jax.tree.leaves(out))
+    if combiner is not None:
+        combined = [
+            functools.reduce(COMBINE[combiner], parts) for parts in zip(*pieces, strict=True)
+        ]
+        for got, want in zip(combined, expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+        return
+    for shard, piece in enumerate(pieces):
+        for got, want, dims in zip(piece, expected, rule.results, strict=True):
+            part = cut(want, dims, factor, shard)
+            assert got.shape == part.shape
+            np.testing.assert_allclose(got, part, rtol=2e-5, atol=1e-5)
+
+
+def compiled_collectives(case, factor):
+    """The kinds of collectives in the program compiled for two devices, and its results."""
+    mesh = Mesh(np.array(jax.devices()[:SHARDS]), ("x",))
+
+    def layout(dims):
+        return NamedSharding(mesh, PartitionSpec(*("x" if f == factor else None for f in dims)))
+
+    rule = case.rule
+    ins = tuple(layout(dims) for _, dims in zip(case.args, rule.operands, strict=False))
+    outs = jax.tree.unflatten(
+        jax.tree.structure(jax.eval_shape(case.fn, *case.args)), [layout(d) for d in rule.results]
+    )
+    program = jax.jit(case.fn, in_shardings=ins, out_shardings=outs).lower(*case.args).compile()
+    results = jax.tree.leaves(program(*map(jax.device_put, case.args, ins)))
+    return set(COLLECTIVE.findall(program.as_text())), results
+
+
+def check_compiler(case, factor):
+    used, results = compiled_collectives(case, factor)
+    for got, want in zip(results, whole(case), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), np.asarray(want, np.float32), rtol=2e-5, atol=1e-5
+        )
+    allowed = {"all-reduce"} if case.rule.factors[factor].combiner else set()
+    if case.place(factor) in case.communicates:
+        assert used - allowed, "XLA has learned: take the case off `communicates`"
+    else:
+        assert used == allowed
+
+
+def numbers(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def indices(limit, *shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, limit, size=shape), jnp.int32)

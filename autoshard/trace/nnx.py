@@ -25,7 +25,8 @@ def holds_modules(values: Sequence[Any]) -> bool:
     nnx = _nnx()
     if nnx is None:
         return False
-    kinds = (nnx.Object, nnx.Module)
+    # Modules, optimizers, metrics and Rngs are all `Pytree`s; a bare variable is not.
+    kinds = (nnx.Pytree, nnx.Variable)
 
     def is_module(x: Any) -> bool:
         return isinstance(x, kinds)

@@ -24,7 +24,7 @@ def broadcast_in_dim(op: OpView) -> Rule:
     return draft.rule([operand, *[()] * (len(op.in_shapes) - 1)], [dims], OpClass.FUSIBLE)
 
 
-@register("iota", "iota_2x32_shape", "empty", "empty2")
+@register("iota", "iota_2x32_shape", "empty", "empty2", "platform_index")
 def iota(op: OpView) -> Rule:
     """`->ij`: every shard counts (or allocates) its own part."""
     draft = Draft()

@@ -5,12 +5,15 @@ Latency plus bandwidth ("alpha-beta"), with the conventions of "How to Scale You
 `B = axis.bytes_per_s`, `L = axis.latency_s` and `V` the bytes on one device of the larger side:
 
     all-gather, reduce-scatter   V * (n - 1) / n / B + (n - 1) * L
-    all-reduce                   a reduce-scatter and an all-gather: twice that
+    all-reduce                   a reduce-scatter and an all-gather: twice that; or, where it is
+                                 quicker at this size, inside the switch or along a tree
+                                 (`axis.other_all_reduces`)
     all-to-all                   V * (n - 1) / n / (all-to-all rate) + (n - 1) * L
     permute                      V / (rate to the neighbour) + (latency to the neighbour)
 
-How a ring, line, grid or switch gets its rates is told in `autoshard/machine/torus.py` and
-`switched.py`. Overlap with compute and with other collectives is the caller's business.
+How a ring, line, grid, switch or network gets its rates is told in `autoshard/machine/torus.py`,
+`switched.py` and `slices.py`; `docs/machines.md` collects the formulas. Overlap with compute and
+with other collectives is the caller's business.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from autoshard.machine.model import MeshAxis
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Size = TypeVar("Size", float, npt.NDArray[np.float64])
@@ -49,7 +53,17 @@ def collective_time_s(kind: str, axis: MeshAxis, size_bytes: Size) -> Size:
     if axis.size == 1:
         return size_bytes * 0.0
     latency_s, s_per_byte = _ALPHA_BETA[kind](axis)
-    return size_bytes * s_per_byte + latency_s
+    time_s = size_bytes * s_per_byte + latency_s
+    if kind == "all-reduce":
+        for latency_s, s_per_byte in axis.other_all_reduces:
+            time_s = _least(time_s, size_bytes * s_per_byte + latency_s)
+    return time_s
+
+
+def _least(one: Size, other: Size) -> Size:
+    if isinstance(one, float):
+        return min(one, other)
+    return np.minimum(one, other)
 
 
 def _gather(axis: MeshAxis) -> tuple[float, float]:

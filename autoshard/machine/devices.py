@@ -17,6 +17,7 @@ def machine_for_devices(
     n: int,
     coords: Sequence[tuple[int, ...]] | None = None,
     memory_bytes: int | None = None,
+    slice_indices: Sequence[int] | None = None,
 ) -> Machine:
     """The machine that a set of JAX devices is.
 
@@ -24,10 +25,13 @@ def machine_for_devices(
         platform: `jax.Device.platform`.
         device_kind: `jax.Device.device_kind`.
         n: number of devices.
-        coords: `jax.Device.coords` of every device of a TPU slice, in any order. The machine
-            numbers its devices row-major over them, so sort devices by coordinates before
-            applying a mesh's `device_order`.
+        coords: `jax.Device.coords` of every device of a TPU slice, in any order; each as often
+            as its chip has devices. The machine numbers its devices row-major over them, so sort
+            devices by slice, coordinates and core before applying a mesh's `device_order`.
+            Slices are told apart by `slice_indices`.
         memory_bytes: of one device, where it is known; None: catalogued.
+        slice_indices: `jax.Device.slice_index` of every device, in the order of `coords`; None:
+            one slice.
 
     Raises:
         MachineError: a device kind that no catalogue file lists, coordinates that are missing
@@ -37,10 +41,32 @@ def machine_for_devices(
     if n < 1:
         raise MachineError(f"a machine needs at least one device, got {n}")
     if isinstance(entry.network, Torus):
-        topology = _slice_shape(entry.network, n, coords, device_kind)
-    else:
-        topology = _node_shape(entry.network, n, device_kind)
-    return make_machine(entry, topology, memory_bytes)
+        shapes = {
+            _slice_shape(entry.network, len(part), part, device_kind)
+            for part in _by_slice(coords, slice_indices)
+        } or {_slice_shape(entry.network, n, None, device_kind)}
+        slices = len(set(slice_indices)) if slice_indices and coords else 1
+        if len(shapes) > 1:
+            written = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+            raise MachineError(
+                f"{slices} slices of kind {device_kind!r} have shapes {written}; all slices of a "
+                "machine must be alike"
+            )
+        if coords is not None and len(coords) != n:
+            raise MachineError(f"{n} devices of kind {device_kind!r}, {len(coords)} coordinates")
+        return make_machine(entry, shapes.pop(), memory_bytes, slices)
+    return make_machine(entry, _node_shape(entry.network, n, device_kind), memory_bytes)
+
+
+def _by_slice(
+    coords: Sequence[tuple[int, ...]] | None, slice_indices: Sequence[int] | None
+) -> list[list[tuple[int, ...]]]:
+    if coords is None:
+        return []
+    parts: dict[int, list[tuple[int, ...]]] = {}
+    for index, at in zip(slice_indices or [0] * len(coords), coords, strict=True):
+        parts.setdefault(index, []).append(at)
+    return list(parts.values())
 
 
 def _entry_of(platform: str, device_kind: str) -> CatalogEntry:
@@ -59,9 +85,9 @@ def _entry_of(platform: str, device_kind: str) -> CatalogEntry:
 def _slice_shape(
     torus: Torus, n: int, coords: Sequence[tuple[int, ...]] | None, kind: str
 ) -> tuple[int, ...]:
-    rank = len(torus.pod_shape)
+    rank, cores = torus.rank, torus.cores_per_chip
     if coords is None:
-        if n == 1:
+        if n == 1 and cores == 1:
             return (1,) * rank
         raise MachineError(
             f"{n} devices of kind {kind!r} without coordinates: pass jax.Device.coords of each, "
@@ -71,11 +97,12 @@ def _slice_shape(
     box = 1
     for span in spans:
         box *= span
-    if len(coords) != n or len(set(coords)) != n or box != n:
+    if len(coords) != n or len(set(coords)) * cores != n or box * cores != n:
         shape = "x".join(map(str, spans))
+        each = f", each {cores} times: a chip is {cores} devices" if cores > 1 else ", each once"
         raise MachineError(
             f"{n} devices of kind {kind!r} have {len(set(coords))} different coordinates that "
-            f"span a box of {shape} = {box} chips; give all devices of one box, each once"
+            f"span a box of {shape} = {box} chips; give all devices of one box{each}"
         )
     # JAX reports three coordinates for every TPU; a two-dimensional slice has z = 0 throughout.
     if len(spans) < rank or any(span > 1 for span in spans[rank:]):

@@ -66,6 +66,9 @@ class MeshAxis:
             `s * (n - 1) / n / r`; None: `bytes_per_s`, true for a switch.
         neighbour_bytes_per_s: what one device sends to the next; None: `bytes_per_s`.
         hop_latency_s: from one device to the next; None: `latency_s`.
+        other_all_reduces: ways to all-reduce beside a reduce-scatter and an all-gather, each as
+            (seconds, seconds per byte of the array): in the switch, along a tree. The quickest of
+            all for the size at hand is taken, as the libraries do.
     """
 
     name: str
@@ -76,6 +79,7 @@ class MeshAxis:
     all_to_all_bytes_per_s: float | None = None
     neighbour_bytes_per_s: float | None = None
     hop_latency_s: float | None = None
+    other_all_reduces: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class LogicalMesh:
     Attributes:
         axes: major to minor; axes of size 1 are kept (they are in the plan), and cost nothing.
         device_order: for each mesh position (row-major), the index of the device in the
-            machine's own order (for TPUs row-major over coordinates).
+            machine's own order (for TPUs slice by slice, row-major over coordinates, then the
+            cores of a chip).
     """
 
     axes: tuple[MeshAxis, ...]
@@ -108,11 +113,12 @@ class Machine:
     """Devices of one kind and what joins them.
 
     Attributes:
-        name: as a person writes it: "v5e:2x4", "8xh100", "cpu:8".
+        name: as a person writes it: "v5e:2x4", "2*v5p:4x4x4", "16x8xh100", "cpu:8".
         chip: one device.
-        topology: devices per physical dimension: torus dimensions of a TPU slice, (nodes,
-            devices per node) where a network joins nodes, (devices,) otherwise. Devices are
-            numbered row-major over it.
+        topology: devices per physical dimension: the slices if there are several, torus dimensions
+            of a TPU slice, the devices of one chip if there are several; or (nodes, devices per
+            node) where a network joins nodes, or (devices,). Devices are numbered row-major over
+            it.
         network: the links.
         chips_per_host: None: not known.
     """

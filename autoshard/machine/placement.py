@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Piece:
 Placement = tuple[tuple[Piece, ...], ...]
 
 
+def outer_size(pieces: tuple[Piece, ...]) -> int:
+    """How much of the first dimension an axis takes: over how many slices or nodes it runs."""
+    return math.prod(piece.size for piece in pieces if piece.dim == 0)
+
+
 def placements(topology: tuple[int, ...], sizes: tuple[int, ...], cuts: int) -> Iterator[Placement]:
     """All ways to build axes of these sizes from pieces of the physical dimensions.
 
@@ -50,7 +56,8 @@ def _extend(
     if dim == len(topology):
         yield taken
         return
-    for parts in _splits(topology[dim], left):
+    length = topology[dim]
+    for parts in _splits(length, tuple(math.gcd(length, size) for size in left)):
         axes = [axis for axis, part in enumerate(parts) if part > 1]
         if len(axes) > cuts:
             continue
@@ -66,18 +73,20 @@ def _extend(
             yield from _extend(dim + 1, topology, rest, cuts, tuple(grown))
 
 
-def _splits(length: int, left: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Factors of `length`, one per axis, each dividing what the axis still needs."""
+@cache
+def _splits(length: int, left: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Factors of `length`, one per axis, each dividing what the axis still needs of it."""
     if not left:
-        if length == 1:
-            yield ()
-        return
+        return ((),) if length == 1 else ()
     # Large parts first: among equals the first axis gets the first dimension, as in row-major.
-    for part in reversed(divisors(math.gcd(length, left[0]))):
-        for rest in _splits(length // part, left[1:]):
-            yield (part, *rest)
+    return tuple(
+        (part, *rest)
+        for part in reversed(divisors(math.gcd(length, left[0])))
+        for rest in _splits(length // part, left[1:])
+    )
 
 
-def divisors(n: int) -> list[int]:
+@cache
+def divisors(n: int) -> tuple[int, ...]:
     """Divisors in ascending order."""
-    return [d for d in range(1, n + 1) if n % d == 0]
+    return tuple(d for d in range(1, n + 1) if n % d == 0)

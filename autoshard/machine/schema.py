@@ -18,26 +18,40 @@ _NUMBER_KEYS = frozenset({"value", "source"})
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One number of a section: its type and whether a file may leave it out."""
+    """One number of a section.
+
+    Attributes:
+        kind: its type.
+        needed: whether a file must have it.
+        costed: whether nothing can be costed without it. A chip whose maker never published it has
+            a file all the same, which says what is known; using the chip is refused.
+    """
 
     kind: type
     needed: bool = True
+    costed: bool = False
 
 
 _NEEDED = Key(float)
 _OPTIONAL = Key(float, needed=False)
+_COSTED = Key(float, needed=False, costed=True)
 _COUNT = Key(int)
+_TEXT = Key(str, needed=False)
 
 _COMMON: dict[str, dict[str, Key]] = {
     "memory": {
         "bytes": _OPTIONAL,  # needed unless platform is cpu: checked apart
-        "bytes_per_s": _NEEDED,
+        "bytes_per_s": _COSTED,
         "efficiency": _NEEDED,
         "margin": _NEEDED,
     },
     "peak_flops_per_s": {key: _OPTIONAL for key in sorted(RATE_KEYS)},
     "compute": {"matmul_efficiency": _NEEDED, "op_overhead_s": _NEEDED},
-    "host": {"chips": Key(int, needed=False), "dcn_bytes_per_s_per_chip": _OPTIONAL},
+    "host": {
+        "chips": Key(int, needed=False),
+        "dcn_bytes_per_s_per_chip": _OPTIONAL,
+        "dcn_latency_s": _OPTIONAL,
+    },
     "price": {"usd_per_chip_hour": _OPTIONAL},
 }
 _NETWORKS: dict[str, dict[str, Key]] = {
@@ -45,23 +59,46 @@ _NETWORKS: dict[str, dict[str, Key]] = {
         "pod_shape": Key(list),
         "max_chips": _COUNT,
         "links_per_chip": _COUNT,
-        "link_bytes_per_s": _NEEDED,
+        "link_bytes_per_s": _COSTED,
         "hop_latency_s": _NEEDED,
         "base_latency_s": _OPTIONAL,
         "wrap_multiple": _COUNT,
         "wrap_whole_blocks": Key(bool),
+        "cores_per_chip": Key(int, needed=False),
+        "core_bytes_per_s": _OPTIONAL,
     },
     "switched": {
         "link_name": Key(str),
         "domain_devices": _COUNT,
-        "device_bytes_per_s": _NEEDED,
+        "device_bytes_per_s": _COSTED,
         "base_latency_s": _NEEDED,
         "hop_latency_s": _NEEDED,
+        "efficiency": _OPTIONAL,
+        "pair_bytes_per_s": _OPTIONAL,
+        "reduce_bytes_per_s": _OPTIONAL,
+        "reduce_latency_s": _OPTIONAL,
+        "node_name": _TEXT,
         "node_bytes_per_s": _OPTIONAL,
         "node_hop_latency_s": _OPTIONAL,
+        "tree_hop_latency_s": _OPTIONAL,
+        "node_tree_hop_latency_s": _OPTIONAL,
     },
 }
-_TOP = frozenset({"name", "title", "platform", "network", "device_kinds", "sources"})
+_TOP = frozenset(
+    {
+        "name",
+        "title",
+        "platform",
+        "network",
+        "device_kinds",
+        "sources",
+        "counted_in",  # "racks": people write 4xgb200-nvl72 for four racks, not for four devices
+        "topology",  # of a machine that a person describes in a file of its own
+        "variants",
+    }
+)
+# A variant, "h100-p5", is a chip in another maker's nodes: it replaces numbers of the network.
+_VARIANT_KEYS = {key: form for key, form in _NETWORKS["switched"].items() if "node" in key}
 
 
 def check(data: Table, file: str) -> None:
@@ -81,6 +118,15 @@ def check(data: Table, file: str) -> None:
     named = isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)
     _expect(named, file, "device_kinds", "must be a list of jax.Device.device_kind strings")
 
+    counted = data.get("counted_in", "racks")
+    _expect(counted == "racks", file, "counted_in", 'must be "racks" or left out')
+    racks = "counted_in" not in data or data["network"] == "switched"
+    _expect(racks, file, "counted_in", "is for switched networks only")
+    if "topology" in data:
+        _expect(
+            _is_sizes(data["topology"]), file, "topology", "must be a list of positive integers"
+        )
+
     sources = data.get("sources")
     _expect(isinstance(sources, dict), file, "sources", "must be a table of citations")
     for name, citation in data["sources"].items():
@@ -93,6 +139,13 @@ def check(data: Table, file: str) -> None:
         _expect(known, file, key, f"is unknown; known: {', '.join(sorted(_TOP | set(sections)))}")
     for name, keys in sections.items():
         _check_section(name, keys, data.get(name, {}), data["sources"], file)
+
+    variants = data.get("variants", {})
+    _expect(isinstance(variants, dict), file, "variants", "must be a table of tables")
+    _expect(not variants or data["network"] == "switched", file, "variants", "is for switched only")
+    for name, numbers in variants.items():
+        needed = _VARIANT_KEYS | {"node_name": Key(str)}
+        _check_section(f"variants.{name}", needed, numbers, data["sources"], file)
 
     rates = bool(data.get("peak_flops_per_s"))
     _expect(rates, file, "peak_flops_per_s", "must have a rate")
@@ -129,13 +182,31 @@ def _check_value(form: Key, entry: Any, path: str, sources: Table, file: str) ->
     if form.kind is bool:
         _expect(isinstance(value, bool), file, path, "must be true or false")
     elif form.kind is list:
-        sizes = isinstance(value, list) and all(type(v) is int and v > 0 for v in value)
-        _expect(sizes and bool(value), file, path, "must be a list of positive integers")
+        _expect(_is_sizes(value), file, path, "must be a list of positive integers")
     elif form.kind is int:
         _expect(type(value) is int and value > 0, file, path, "must be a positive integer")
     else:
         number = type(value) in (int, float) and value >= 0
         _expect(number, file, path, "must be a number, not negative")
+
+
+def _is_sizes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(size) is int and size > 0 for size in value)
+    )
+
+
+def unknown_numbers(data: Table) -> tuple[str, ...]:
+    """Numbers without which nothing can be costed, and which a checked file leaves out."""
+    sections = _COMMON | {data["network"]: _NETWORKS[data["network"]]}
+    return tuple(
+        f"{name}.{key}"
+        for name, keys in sections.items()
+        for key, form in keys.items()
+        if form.costed and key not in data.get(name, {})
+    )
 
 
 def _expect(holds: bool, file: str, key: str, complaint: str) -> None:

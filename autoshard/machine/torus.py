@@ -16,6 +16,10 @@ Formulas follow "How to Scale Your Model" (https://jax-ml.github.io/scaling-book
 * an all-to-all crosses each piece; the middle of a line or ring of m carries m/4 of what a
   device holds. Pieces work at once, the slowest decides.
 
+Where a chip is several JAX devices they share its links evenly. An axis that holds the devices
+of a chip gathers over chips first, then between them; one that does not runs as one ring for each,
+side by side on the same links. Measured on TPU7x, which is such a chip: tests/cost.
+
 Twisted tori and other traffic on the same links are not modelled.
 """
 
@@ -78,30 +82,50 @@ def torus_axis(
         _Line(
             piece,
             closed=wraps[piece.dim] and piece.size * piece.stride == piece.length,
-            one_way_bytes_per_s=torus.link_bytes_per_s / piece.stride,
+            one_way_bytes_per_s=torus.link_bytes_per_s / piece.stride / torus.cores_per_chip,
         )
         for piece in pieces
+        if piece.dim < torus.rank
     ]
+    cores = math.prod(piece.size for piece in pieces if piece.dim == torus.rank)
     steps = size - 1
-    bytes_per_s, form = _gather(lines)
+    received = steps / size
+    s_per_byte, links = 0.0, []
+    all_to_all, neighbour, stride = [], [], 0
+    if lines:
+        bytes_per_s, form = _gather(lines)
+        chips = size // cores
+        # Of the gathered bytes, chips bring together what one device of each holds.
+        s_per_byte += (chips - 1) / chips / cores / bytes_per_s
+        stride = max(line.piece.stride for line in lines)
+        links.append(_link(lines, form, stride))
+        all_to_all = [line.all_to_all_s_per_byte for line in lines]
+        neighbour = [line.one_way_bytes_per_s for line in lines]
+    if cores > 1:
+        between = torus.core_bytes_per_s or 2 * torus.rank * torus.link_bytes_per_s
+        s_per_byte += (cores - 1) / cores / between
+        links.append(f"{cores} on a chip")
+        all_to_all.append((cores - 1) / cores / between)
+        neighbour.append(between)
     # A ring through a grid has more hops; short messages may gather by dimensions instead.
     hops = sum(line.hops for line in lines)
-    stride = max(piece.stride for piece in pieces)
     return MeshAxis(
         name,
         size,
-        bytes_per_s=bytes_per_s,
+        bytes_per_s=received / s_per_byte,
         latency_s=(torus.base_latency_s + hops * torus.hop_latency_s) / steps,
-        link=_link(lines, form, stride),
-        all_to_all_bytes_per_s=steps / size / max(line.all_to_all_s_per_byte for line in lines),
-        neighbour_bytes_per_s=min(line.one_way_bytes_per_s for line in lines),
+        link=", ".join(links),
+        all_to_all_bytes_per_s=received / max(all_to_all),
+        neighbour_bytes_per_s=min(neighbour),
         hop_latency_s=torus.base_latency_s + stride * torus.hop_latency_s,
     )
 
 
-def torus_order(pieces: tuple[Piece, ...]) -> tuple[Cell, ...]:
+def torus_order(pieces: tuple[Piece, ...], torus: Torus) -> tuple[Cell, ...]:
     """Positions along an axis as coordinates within its pieces, neighbours in a row."""
-    return walk(tuple(piece.size for piece in pieces))
+    chips = walk(tuple(piece.size for piece in pieces if piece.dim < torus.rank))
+    cores = [range(piece.size) for piece in pieces if piece.dim == torus.rank]
+    return tuple((*chip, *core) for chip in chips for core in itertools.product(*cores))
 
 
 def _gather(lines: list[_Line]) -> tuple[float, str]:

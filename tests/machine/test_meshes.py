@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoshard.machine import (
@@ -21,6 +22,7 @@ from autoshard.machine import (
 
 V5E_BYTES_PER_S = 45e9
 V5P_BYTES_PER_S = 90e9
+H100_BYTES_PER_S = 0.822 * 450e9  # what rings reach of the line rate
 MACHINES = [
     "v5e:2x4",
     "v5e:8x16",
@@ -30,6 +32,12 @@ MACHINES = [
     "8xh100",
     "3x8xh100",
     "cpu:6",
+    "2*v5p:2x2x4",
+    "4*v5e:4x4",
+    "v7x:2x2x1",
+    "2*v7x:2x2x1",
+    "2xgb200-nvl72",
+    "8xmi300x",
 ]
 
 
@@ -148,10 +156,10 @@ def test_torus_latency_counts_hops_to_the_farthest_chip() -> None:
 
 
 def test_gpu_axes() -> None:
-    assert axis_of("8xh100", "data", data=8).bytes_per_s == 450e9
+    assert axis_of("8xh100", "data", data=8).bytes_per_s == pytest.approx(H100_BYTES_PER_S)
     mesh = mesh_from_sizes(parse_machine("16x8xh100"), {"data": 16, "tensor": 8})
     data, tensor = mesh.axes
-    assert tensor.bytes_per_s == 450e9  # inside a node
+    assert tensor.bytes_per_s == pytest.approx(H100_BYTES_PER_S)  # inside a node
     assert data.bytes_per_s == pytest.approx(400e9 / 8)  # one of 8 that share the node's network
     assert mesh.device_order == tuple(range(128))
     wide = axis_of("16x8xh100", "data", data=64, tensor=2)
@@ -164,6 +172,59 @@ def test_gpu_axes_of_odd_sizes_do_not_straddle_nodes() -> None:
     assert mesh.sizes == {"data": 8, "tensor": 3}
     for line in lines_along(mesh, "data"):
         assert len({device // 8 for device in line}) == 1
+
+
+def test_the_first_axis_runs_over_slices_with_its_outer_part() -> None:
+    machine = parse_machine("2*v5p:4x4x4")
+    for sizes in ({"data": 2, "tensor": 64}, {"data": 8, "tensor": 16}, {"data": 64, "tensor": 2}):
+        mesh = mesh_from_sizes(machine, sizes)
+        data, tensor = mesh.axes
+        assert data.link.startswith("DCN (2 slices")
+        assert tensor.link.startswith("ICI")
+        n = machine.n_devices // 2
+        assert sorted(mesh.device_order[:n]) == list(range(n))  # slice by slice
+        for line in lines_along(mesh, "tensor"):
+            assert len({device // n for device in line}) == 1
+
+
+def test_an_axis_over_slices_sends_through_the_share_of_each_device() -> None:
+    data = axis_of("2*v5p:4x4x4", "data", data=2, tensor=64)
+    assert data.bytes_per_s == pytest.approx(6.25e9)
+    # All 64 devices of a slice send at once: V / 2 / 64 each, then they gather among themselves.
+    whole = axis_of("2*v5p:4x4x4", "data", data=128)
+    inside = axis_of("v5p:4x4x4", "data", data=64)
+    seconds = 1 / 2 / 64 / 6.25e9 + 63 / 64 / inside.bytes_per_s
+    assert whole.bytes_per_s == pytest.approx(127 / 128 / seconds)
+
+
+def test_devices_of_a_chip_share_its_links() -> None:
+    mesh = mesh_from_sizes(parse_machine("v7x:2x2x1"), {"data": 4, "tensor": 2})
+    data, tensor = mesh.axes
+    assert tensor.link == "2 on a chip"
+    assert tensor.bytes_per_s == pytest.approx(540e9)
+    assert data.bytes_per_s == pytest.approx(2 * 90e9 / 2)
+    for line in lines_along(mesh, "tensor"):
+        assert len({device // 2 for device in line}) == 1
+
+
+def test_pairwise_links_are_slow_for_few_devices() -> None:
+    by_size = [axis_of("8xmi300x", "a", a=n, b=8 // n).bytes_per_s for n in (2, 4, 8)]
+    assert by_size == pytest.approx([48e9, 3 * 48e9, 7 * 48e9])
+
+
+def test_racks_share_their_network() -> None:
+    data = axis_of("4xgb200-nvl72", "data", data=4, tensor=72)
+    assert data.bytes_per_s == pytest.approx(50e9)
+    assert axis_of("4xgb200-nvl72", "data", data=72, tensor=4).bytes_per_s > 10 * data.bytes_per_s
+
+
+def test_three_axes_over_the_largest_slice_are_quick_and_always_the_same() -> None:
+    machine = parse_machine("v5p:16x16x24")
+    began_s = time.process_time()
+    meshes = legal_meshes(machine, ("pipe", "data", "tensor"))
+    assert time.process_time() - began_s < 1.5
+    assert len(meshes) == 234
+    assert legal_meshes(machine, ("pipe", "data", "tensor")) == meshes
 
 
 def test_ring_order_is_the_one_jax_uses_on_a_v5e_host() -> None:
@@ -228,7 +289,9 @@ def test_no_axis_beats_the_links_of_a_chip(
     a = min(2**first, n)
     b = min(2**second, n // a)
     machine = parse_machine("v5p:" + "x".join(map(str, shape)))
-    mesh = mesh_from_sizes(machine, {"a": a, "b": b, "c": n // (a * b)})
+    sizes = {"a": a, "b": b, "c": n // (a * b)}
+    assume(sum(size > 1 for size in sizes.values()) <= 2 * sum(size > 1 for size in shape))
+    mesh = mesh_from_sizes(machine, sizes)
     in_use = [axis for axis in mesh.axes if axis.size > 1]
     # Axes of one mesh lie on different links: together they have no more than one chip has.
     assert sum(axis.bytes_per_s for axis in in_use) <= 6.001 * V5P_BYTES_PER_S

@@ -20,6 +20,17 @@ from autoshard.machine import MachineError, machine_for_devices, parse_machine
         ("8xh100", (8,), 8, "gpu"),
         ("16x8xh100", (16, 8), 128, "gpu"),
         ("cpu:8", (8,), 8, "cpu"),
+        ("2*v5p:4x4x4", (2, 4, 4, 4), 128, "tpu"),
+        ("v3:4x4", (4, 4, 2), 32, "tpu"),  # two JAX devices on a chip
+        ("2*v7x:2x2x1", (2, 2, 2, 1, 2), 16, "tpu"),
+        ("8xa100-80", (8,), 8, "gpu"),
+        ("2x8xa100-40-p4d", (2, 8), 16, "gpu"),
+        ("16x8xh100-a3-mega", (16, 8), 128, "gpu"),
+        ("4xgb200-nvl72", (4, 72), 288, "gpu"),
+        ("1xgb200-nvl72", (72,), 72, "gpu"),
+        ("gb200-nvl72:8", (8,), 8, "gpu"),
+        ("2x36xgb200-nvl72", (2, 36), 72, "gpu"),
+        ("8xmi300x", (8,), 8, "gpu"),
     ],
 )
 def test_parses(text: str, topology: tuple[int, ...], n_devices: int, platform: str) -> None:
@@ -45,9 +56,21 @@ def test_cpu_devices_share_the_memory_of_the_host() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v5x:2x4", r"unknown chip 'v5x'; did you mean 'v5[ep]'\? Known chips: cpu, h100, v5e"),
-        ("8xq100", "unknown chip 'q100'; did you mean 'h100'"),
-        ("nonsense:2x4", r"unknown chip 'nonsense'\? Known chips: cpu"),
+        (
+            "v5x:2x4",
+            r"unknown chip 'v5x'; did you mean 'v[0-9][epx]?'\? Known chips: a100-40, .*cpu, .*v5e",
+        ),
+        ("8xq100", "unknown chip 'q100'; did you mean '[hv]100'"),
+        ("nonsense:2x4", r"unknown chip 'nonsense'\? Known chips: a100-40"),
+        ("8xa100", "unknown chip 'a100'; did you mean 'a100-[48]0'"),
+        ("8xh100-p7", "h100 has no variant 'p7'; known: h100-a3-high, h100-a3-mega, h100-p5"),
+        ("2*8xh100", r"cannot read machine '2\*8xh100'"),
+        ("2*h100:8", '2.h100 has slices, which only TPUs have: write "2x8xh100"'),
+        ("0*v5p:4x4x4", "at least one slice"),
+        ("2*v3:2x2", r"without host\.dcn_bytes_per_s_per_chip and host\.dcn_latency_s"),
+        ("v2:2x2", r"v2 \(TPU v2\) cannot be used without torus\.link_bytes_per_s, which no"),
+        ("5x73xgb200-nvl72", "73 gb200-nvl72 in one node is more than the 72 that NVLink joins"),
+        ("v7x:4x4", 'v7x:4x4 has 2 dimensions, but v7x slices have 3: .*"v7x:2x2x4"'),
         ("eight gpus", "cannot read machine 'eight gpus': write \"v5e:2x4\""),
         ("h100", "cannot read machine 'h100'"),
         ("v5e:2x", "'2x' is not a topology"),
@@ -84,6 +107,10 @@ def grid(*sizes: int, at: tuple[int, ...] = (0, 0, 0)) -> list[tuple[int, ...]]:
         ("gpu", "NVIDIA H100 80GB HBM3", 4, None, "4xh100"),
         ("gpu", "NVIDIA H100 80GB HBM3", 32, None, "4x8xh100"),
         ("cpu", "cpu", 8, None, "cpu:8"),
+        ("tpu", "TPU7x", 8, grid(2, 2, 1) * 2, "v7x:2x2x1"),
+        ("gpu", "NVIDIA GB200", 144, None, "2xgb200-nvl72"),
+        ("gpu", "NVIDIA GB200", 4, None, "gb200-nvl72:4"),
+        ("gpu", "AMD Instinct MI300X", 16, None, "2x8xmi300x"),
     ],
 )
 def test_devices(
@@ -107,6 +134,7 @@ def test_memory_asked_of_the_device_wins() -> None:
         ("TPU v5 lite", 8, grid(2, 2, 2), "expected 2 dimensions"),
         ("NVIDIA H100 80GB HBM3", 12, None, "do not fill nodes of 8; use a multiple of 8"),
         ("cpu", 0, None, "at least one device, got 0"),
+        ("TPU7x", 4, grid(2, 2, 1), "each 2 times: a chip is 2 devices"),
     ],
 )
 def test_device_errors(
@@ -114,3 +142,32 @@ def test_device_errors(
 ) -> None:
     with pytest.raises(MachineError, match=message):
         machine_for_devices("tpu", kind, n, coords)
+
+
+def test_slices_are_told_apart_by_their_index() -> None:
+    coords = grid(2, 4, 1) * 2
+    slices = [0] * 8 + [1] * 8
+    machine = machine_for_devices("tpu", "TPU v5 lite", 16, coords, None, slices)
+    assert machine.name == "2*v5e:2x4"
+    few = coords[:8] + grid(1, 4, 1)
+    with pytest.raises(MachineError, match=r"2 slices .* have shapes 1x4 and 2x4; .* alike"):
+        machine_for_devices("tpu", "TPU v5 lite", 12, few, None, slices[:12])
+
+
+def test_a_chip_that_jax_shows_as_two_devices_is_halved() -> None:
+    chip = parse_machine("v7x:2x2x1").chip
+    assert chip.memory_bytes == 96 * 2**30
+    assert chip.memory_bytes_per_s == 3690e9
+    assert chip.peak_flops_per_s["bf16"] == 1153.5e12
+
+
+def test_the_name_of_a_machine_is_read_back() -> None:
+    for text in ("2*v7x:4x4x4", "4xgb200-nvl72", "gb200-nvl72:8", "2x4xgb200-nvl72", "4x8xh100-p5"):
+        machine = parse_machine(text)
+        assert parse_machine(machine.name) == machine
+
+
+def test_variants_differ_in_their_network_only() -> None:
+    dgx, mega = parse_machine("2x8xh100"), parse_machine("2x8xh100-a3-mega")
+    assert dgx.chip == mega.chip
+    assert dgx.network.node_bytes_per_s == 2 * mega.network.node_bytes_per_s

@@ -47,8 +47,10 @@ def machine_of(devices: Any) -> Machine:
     coords = None
     if all(getattr(d, "coords", None) is not None for d in found) and first.platform == "tpu":
         coords = [tuple(d.coords) for d in found]
+    # CPU devices of several processes differ in it too; only a TPU's slices are told apart by it.
+    slices = [getattr(d, "slice_index", 0) or 0 for d in found] if coords else None
     return machine_for_devices(
-        first.platform, first.device_kind, len(found), coords, _memory_of(first)
+        first.platform, first.device_kind, len(found), coords, _memory_of(first), slices
     )
 
 

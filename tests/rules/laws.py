@@ -89,28 +89,24 @@ def cut(x, dims, factor, shard):
     return jax.lax.slice_in_dim(x, shard * size, (shard + 1) * size, axis=d)
 
 
-def whole(case):
-    return jax.tree.leaves(case.fn(*case.args))
-
-
 def check_shards(case, factor):
     rule, combiner = case.rule, case.rule.factors[factor].combiner
-    expected = whole(case)
     special = case.piece.get(case.place(factor))
-    pieces = []
-    for shard in range(SHARDS):
-        operands = [
-            cut(x, dims, factor, shard) for x, dims in zip(case.args, rule.operands, strict=False)
-        ]
-        out = special(shard, *operands) if special else case.fn(*operands)
-        pieces.append(jax.tree.leaves(out))
+
+    @jax.jit  # one program for all pieces: quicker than op by op
+    def evaluate(args):
+        pieces = []
+        for shard in range(SHARDS):
+            dims = zip(args, rule.operands, strict=False)
+            operands = [cut(x, d, factor, shard) for x, d in dims]
+            out = special(shard, *operands) if special else case.fn(*operands)
+            pieces.append(jax.tree.leaves(out))
+        return pieces, jax.tree.leaves(case.fn(*args))
+
+    pieces, expected = evaluate(case.args)
     if combiner is not None:
-        combined = [
-            functools.reduce(COMBINE[combiner], parts) for parts in zip(*pieces, strict=True)
-        ]
-        for got, want in zip(combined, expected, strict=True):
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
-        return
+        parts = zip(*pieces, strict=True)
+        pieces = [[functools.reduce(COMBINE[combiner], part) for part in parts]]
     for shard, piece in enumerate(pieces):
         for got, want, dims in zip(piece, expected, rule.results, strict=True):
             part = cut(want, dims, factor, shard)
@@ -137,7 +133,7 @@ def compiled_collectives(case, factor):
 
 def check_compiler(case, factor):
     used, results = compiled_collectives(case, factor)
-    for got, want in zip(results, whole(case), strict=True):
+    for got, want in zip(results, jax.tree.leaves(case.fn(*case.args)), strict=True):
         np.testing.assert_allclose(
             np.asarray(got, np.float32), np.asarray(want, np.float32), rtol=2e-5, atol=1e-5
         )

@@ -209,3 +209,10 @@ def test_reshape_that_permutes_first():
 )
 def test_convolution(fn, args, expected):
     assert text_of("conv_general_dilated", fn, *args) == expected
+
+
+def test_shards_of_a_grouped_convolution_are_whole_groups():
+    # Input features 8 = 2 groups of 4; output features 16 = 2 groups of 8.
+    fn = lambda x, w: conv(x, w, groups=2)  # noqa: E731
+    text = text_of("conv_general_dilated", fn, X, floats(3, 3, 4, 16), sizes=True)
+    assert text == "i__j,___j->i__j i=2 j=2"

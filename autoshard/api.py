@@ -14,14 +14,17 @@ from autoshard import _compat
 from autoshard.execute.initialise import initialise
 from autoshard.execute.program import Executable, OtherSignature, executable, say_moved
 from autoshard.execute.shardings import jax_mesh
-from autoshard.execute.topology import topology_devices
 from autoshard.options import Options
 from autoshard.plan.model import Plan
-from autoshard.planning import make_plan
+from autoshard.planning import machine_of, make_plan
 from autoshard.report.progress import Progress
 from autoshard.trace.calls import Calls, Layout
 from autoshard.trace.function import LeafInfo, Signature, Traced, signature, trace
 from autoshard.trace.nnx import Modules, holds_modules, put_back, take_apart
+from autoshard.verify import cache
+from autoshard.verify.compare import Comparison, compare
+from autoshard.verify.devices import compiler_devices
+from autoshard.verify.witness import compile_plan
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Autosharded:
     def _devices(self, plan: Plan) -> Sequence[Any]:
         devices = self._options.devices
         if isinstance(devices, str):
-            return topology_devices(devices, plan.machine)
+            return compiler_devices(machine_of(devices))
         if devices is None and isinstance(self._options.mesh, jax.sharding.Mesh):
             return list(self._options.mesh.devices.flat)
         return jax.devices() if devices is None else list(devices)
@@ -176,6 +179,31 @@ class Autosharded:
         run = self._executable(call, sig)
         structs = jax.tree_util.tree_unflatten(sig.in_tree, sig.structs)
         return run.jitted.lower(*structs)
+
+    def verify(
+        self, *args: Any, tolerance: float = 0.1, remember: bool = True, **kwargs: Any
+    ) -> Comparison:
+        """Compile the plan, and set what the compiler made of it beside what was predicted.
+
+        Args:
+            *args: as for the function: arrays or `jax.ShapeDtypeStruct`s.
+            **kwargs: the same.
+            tolerance: relative; decides `Comparison.agrees`.
+            remember: keep what was compiled in the user's cache directory, and look there first.
+        """
+        call = self._prepare(*self._calls.split(args, kwargs))
+        with Progress() as progress:
+            traced, plan = self._plan(call, signature(call.values, call.names), progress)
+            file = cache.place(plan, call.donated)
+            witness = cache.load(file) if remember else None
+            if witness is None:
+                progress.phase(f"compiling for {plan.machine.name}")
+                devices = self._devices(plan)
+                run = executable(traced, plan, jax_mesh(plan.mesh, devices), call.donated)
+                platform = machine_of(self._options.devices).chip.platform
+                witness = compile_plan(run, platform, progress.update)
+                cache.store(file, witness)
+        return compare(plan, witness, tolerance)
 
     def init(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run `fn(*args)` compiled, with its result placed as the plan wants the state.
@@ -241,14 +269,34 @@ def plan(fn: Callable[..., Any], *abstract_args: Any, on: Any = None, **options:
         on: a machine such as "v5e:4x4" or "8xh100", a list of devices, or None for all devices.
         **options: as for `@autoshard`.
     """
-    if isinstance(fn, Autosharded):
-        chosen = replace(fn._options, **options)
-        fn = fn._fn
-    else:
-        chosen = _options(options)
+    return _decorated(fn, on, options).plan_for(*abstract_args)
+
+
+def verify(
+    fn: Callable[..., Any],
+    *abstract_args: Any,
+    on: Any = None,
+    tolerance: float = 0.1,
+    **options: Any,
+) -> Comparison:
+    """Plan a function and compare the plan with what the machine's compiler makes of it.
+
+    Args:
+        fn: a step, decorated or not.
+        *abstract_args: its arguments: arrays or `jax.ShapeDtypeStruct`s.
+        on: a machine such as "v5e:2x4", "8xh100" or "cpu:8"; its compiler must be installed.
+        tolerance: see `Comparison.agrees`.
+        **options: as for `@autoshard`.
+    """
+    return _decorated(fn, on, options).verify(*abstract_args, tolerance=tolerance)
+
+
+def _decorated(fn: Callable[..., Any], on: Any, options: dict[str, Any]) -> Autosharded:
     if on is not None:
-        chosen = replace(chosen, devices=on)
-    return Autosharded(fn, chosen).plan_for(*abstract_args)
+        options = {**options, "devices": on}
+    if isinstance(fn, Autosharded):
+        return Autosharded(fn._fn, replace(fn._options, **options))
+    return Autosharded(fn, _options(options))
 
 
 def _options(options: dict[str, Any]) -> Options:

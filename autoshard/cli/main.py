@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from autoshard.cli import demo, diff, explain, plan, show
+from autoshard.cli import calibrate, demo, diff, explain, plan, show, verify
 from autoshard.cli.verb import Verb
 from autoshard.errors import AutoshardError, InfeasibleError
 from autoshard.machine.errors import MachineError
 
-VERBS: tuple[Verb, ...] = (plan.VERB, show.VERB, explain.VERB, diff.VERB, demo.VERB)
+VERBS: tuple[Verb, ...] = (plan.VERB, show.VERB, explain.VERB, diff.VERB, verify.VERB, calibrate.VERB, demo.VERB)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -46,11 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan it."""
     step, abstract = target(args.target, args.batch_size)
-    donate = args.donate
-    if donate is None and not hasattr(step, "plan_for"):
-        donate = (0,)  # a decorated step says itself what it donates
     options = {
-        "donate_argnums": donate,
+        "donate_argnums": donated(args.donate, step),
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
@@ -69,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(plan)
     return 0
+
+
+def donated(asked: tuple[int, ...] | None, step: object) -> tuple[int, ...] | None:
+    """The arguments to donate; a decorated step says itself, and then it is None."""
+    return (0,) if asked is None and not hasattr(step, "plan_for") else asked
 
 
 def summary(plan: Plan, planning_s: float) -> dict[str, Any]:

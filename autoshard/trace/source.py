@@ -12,7 +12,7 @@ _OWN_MODELS = tuple(os.path.join(_OWN, room) for room in ("models", "strategies"
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
     """Installed packages and autoshard itself (but not its model zoo) are no user code."""
     if "site-packages" in file or "dist-packages" in file:
         return True
@@ -20,11 +20,11 @@ def _is_library(file: str) -> bool:
 
 
 def user_line(eqn: _compat.JaxprEqn) -> str:
-    """ "file:line" of the innermost frame of user code, of any frame if there is none, or ""."""
+    """The innermost frame of user code as "file:line"; of any code if there is none, or ""."""
     first = ""
     for file, line in _compat.user_frames(eqn):
         here = f"{file}:{line}"
-        if not _is_library(file):
+        if not is_library(file):
             return here
         if not first and not file.startswith(_OWN + os.sep):
             first = here

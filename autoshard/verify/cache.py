@@ -1,0 +1,66 @@
+"""Compilations remembered: a compiler takes seconds to minutes and says the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from autoshard.plan.model import Plan
+from autoshard.verify.witness import Witness
+
+# To be raised when a witness is read differently from the same text.
+_FORMAT = 1
+_COMPILERS = ("autoshard", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
+
+
+def directory() -> Path:
+    """Where witnesses are kept: `$XDG_CACHE_HOME/autoshard`, or `~/.cache/autoshard`."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "autoshard" / "compiled"
+
+
+def place(plan: Plan, donated: frozenset[int]) -> Path:
+    """The file for what a plan compiles to: everything that decides the result is in its name."""
+    asked = (
+        _FORMAT,
+        plan.program,
+        plan.machine.name,
+        plan.mesh,
+        tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),
+        tuple((c.at, c.slot, c.specs) for c in plan.constraints),
+        sorted(donated),
+        tuple((name, _version(name)) for name in _COMPILERS),
+        os.environ.get("XLA_FLAGS", ""),
+    )
+    digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:20]
+    return directory() / f"{digest}.json"
+
+
+def load(file: Path) -> Witness | None:
+    """What was stored; nothing when the file is missing or damaged."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Witness)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def store(file: Path, witness: Witness) -> None:
+    """Keep a witness; a directory that cannot be written costs the next run time, nothing else."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(msgspec.json.encode(witness))
+        partial.replace(file)
+    except OSError:
+        pass
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

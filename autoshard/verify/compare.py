@@ -1,0 +1,319 @@
+"""What was predicted beside what the compiler made of it.
+
+Collectives are matched tensor by tensor: same kind, same axes, same bytes. Compilers have their
+ways, and those that change nothing worth a warning are the table `EQUIVALENCES`; whatever is
+compiled and matches nothing planned is *unplanned*, whatever is planned and matches nothing
+compiled is *missing*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from autoshard.plan.model import Collective, Plan
+from autoshard.verify.collectives import Seen
+from autoshard.verify.witness import Witness
+
+# Bytes may differ by this much: the TPU pads what it scatters to whole tiles.
+_SAME = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """A way of a compiler that is taken for what was planned.
+
+    Attributes:
+        why: told to the user where it was used.
+        platforms: where it holds; () everywhere.
+        planned, compiled: kinds; "" for the same kind on both sides.
+        ratio: compiled bytes / planned bytes.
+        counts_bytes: whether compiled bytes still say something about the plan.
+    """
+
+    why: str
+    platforms: tuple[str, ...] = ()
+    planned: str = ""
+    compiled: str = ""
+    ratio: float = 1.0
+    counts_bytes: bool = True
+
+
+EQUIVALENCES = (
+    Equivalence("as planned"),
+    Equivalence("bfloat16 sent as float32", ("cpu",), ratio=2.0, counts_bytes=False),
+    Equivalence(
+        "all-reduce and slice for a reduce-scatter",
+        ("cpu",), "reduce-scatter", "all-reduce", counts_bytes=False,
+    ),
+    Equivalence(
+        "all-reduce and slice for a reduce-scatter, bfloat16 sent as float32",
+        ("cpu",), "reduce-scatter", "all-reduce", ratio=2.0, counts_bytes=False,
+    ),
+)  # fmt: skip
+
+JOINED = Equivalence("tensors laid end to end and sent as one")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kind of collective over the same axes: totals of a step."""
+
+    kind: str
+    axes: tuple[str, ...]
+    planned_count: int
+    count: int
+    predicted_bytes: float
+    compiled_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unplanned:
+    """What the compiler sends and nobody planned; `instead` says which plan it may stand for."""
+
+    seen: Seen
+    instead: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Prediction and compilation of one plan, side by side.
+
+    Attributes:
+        plan, witness: what is compared.
+        rows: per kind and axes, largest first.
+        unplanned: compiled, not planned; largest first.
+        missing: planned, not compiled; largest first.
+        remarks: equivalences that were used, and how often.
+        checks_bytes: False where the compiler's bytes say nothing about the plan's.
+        tolerance: relative.
+    """
+
+    plan: Plan
+    witness: Witness
+    rows: tuple[Row, ...]
+    unplanned: tuple[Unplanned, ...]
+    missing: tuple[Collective, ...]
+    remarks: tuple[tuple[str, int], ...]
+    checks_bytes: bool
+    tolerance: float
+
+    @property
+    def peak_error(self) -> float:
+        """(predicted - compiled) / compiled."""
+        compiled = self.witness.peak_bytes
+        return (self.plan.prediction.peak_bytes - compiled) / compiled if compiled else 0.0
+
+    @property
+    def unplanned_bytes(self) -> float:
+        return sum(u.seen.total_bytes for u in self.unplanned)
+
+    @property
+    def missing_bytes(self) -> float:
+        return sum(c.bytes * c.count for c in self.missing)
+
+    @property
+    def communication_error(self) -> float:
+        """Bytes on one side only, as a share of the larger side's total."""
+        predicted = sum(r.predicted_bytes for r in self.rows)
+        compiled = sum(r.compiled_bytes for r in self.rows)
+        most = max(predicted, compiled)
+        return max(self.unplanned_bytes, self.missing_bytes) / most if most else 0.0
+
+    @property
+    def agrees(self) -> bool:
+        return max(abs(self.peak_error), self.communication_error) <= self.tolerance
+
+
+def compare(plan: Plan, witness: Witness, tolerance: float = 0.1) -> Comparison:
+    """Match what a plan expects with what its program was compiled to.
+
+    Args:
+        plan: with its predictions.
+        witness: of this plan.
+        tolerance: largest relative difference that still counts as agreement.
+    """
+    sizes = plan.mesh.sizes
+    planned = [c for c in plan.collectives if c.bytes and any(sizes[a] > 1 for a in c.axes)]
+    planned = merge_axes(planned, witness.collectives)
+    rules = [e for e in EQUIVALENCES if not e.platforms or witness.platform in e.platforms]
+    matching = _Matching(planned, witness.collectives)
+    for rule in rules:
+        matching.apply(rule)
+    matching.joined()
+    missing, unplanned = matching.missing(), matching.unplanned()
+    return Comparison(
+        plan=plan,
+        witness=witness,
+        rows=_rows(planned, [*matching.stand_for(), *unplanned]),
+        unplanned=_explained(unplanned, missing),
+        missing=tuple(sorted(missing, key=lambda c: -c.bytes * c.count)),
+        remarks=tuple((r.why, n) for r, n in matching.used.items() if r.why != EQUIVALENCES[0].why),
+        checks_bytes=all(rule.counts_bytes for rule in rules),
+        tolerance=tolerance,
+    )
+
+
+class _Matching:
+    """Pairs planned with compiled collectives, occurrence by occurrence."""
+
+    def __init__(self, planned: Sequence[Collective], compiled: Sequence[Seen]) -> None:
+        self.planned, self.compiled = planned, compiled
+        self.open = [c.count for c in planned]
+        self.unmatched = [s.count for s in compiled]
+        self.pairs: list[tuple[Collective, Seen, int]] = []
+        self.used: dict[Equivalence, int] = {}
+
+    def apply(self, rule: Equivalence) -> None:
+        """Match what this rule allows and no earlier one did, the largest first."""
+        places: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        for i, c in enumerate(self.planned):
+            if self.open[i] and rule.planned in ("", c.kind):
+                places.setdefault((rule.compiled or c.kind, c.axes), []).append(i)
+        for j in sorted(range(len(self.compiled)), key=lambda j: -self.compiled[j].bytes):
+            seen = self.compiled[j]
+            for i in places.get((seen.kind, seen.axes), ()):
+                times = min(self.open[i], self.unmatched[j])
+                if times and seen.whole and _same(self.planned[i].bytes * rule.ratio, seen.bytes):
+                    self.open[i] -= times
+                    self.unmatched[j] -= times
+                    self.pairs.append((self.planned[i], seen, times))
+                    self.used[rule] = self.used.get(rule, 0) + times
+
+    def joined(self) -> None:
+        """Match tensors that a combiner laid end to end and sent as one."""
+        for j in sorted(range(len(self.compiled)), key=lambda j: -self.compiled[j].bytes):
+            seen, times = self.compiled[j], self.unmatched[j]
+            if not times or not seen.whole:
+                continue
+            places = [
+                i
+                for i, c in enumerate(self.planned)
+                if (c.kind, c.axes) == (seen.kind, seen.axes) and self.open[i] >= times
+            ]
+            chosen = summing_to(seen.bytes, [self.planned[i].bytes for i in places])
+            for k in chosen:
+                self.open[places[k]] -= times
+                part = replace(seen, bytes=self.planned[places[k]].bytes)
+                self.pairs.append((self.planned[places[k]], part, times))
+            if chosen:
+                self.unmatched[j] = 0
+                self.used[JOINED] = self.used.get(JOINED, 0) + times
+
+    def missing(self) -> list[Collective]:
+        left = zip(self.planned, self.open, strict=True)
+        return [replace(c, count=n) for c, n in left if n]
+
+    def unplanned(self) -> list[Seen]:
+        left = zip(self.compiled, self.unmatched, strict=True)
+        return [replace(s, count=n) for s, n in left if n]
+
+    def stand_for(self) -> list[Seen]:
+        """What was matched, under the kind that was planned."""
+        return [replace(seen, kind=c.kind, count=n) for c, seen, n in self.pairs]
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) <= _SAME * max(one, other)
+
+
+def summing_to(total: float, parts: Sequence[float], most: int = 1 << 14) -> list[int]:
+    """Indices of parts that add up to a total exactly; [] where none do, or the search is long."""
+    reached: dict[float, tuple[int, ...]] = {0.0: ()}
+    for k, part in enumerate(parts):
+        for at, chosen in list(reached.items()):
+            new = at + part
+            if new <= total and new not in reached:
+                reached[new] = (*chosen, k)
+                if new == total:
+                    return list(reached[new])
+        if len(reached) > most:
+            return []
+    return []
+
+
+def merge_axes(planned: Sequence[Collective], compiled: Sequence[Seen]) -> list[Collective]:
+    """Join planned steps over single axes into one over several where that was compiled.
+
+    Plans sum over `data` and then over `tensor`; a compiler may do both in one go, and lay several
+    tensors end to end besides. Steps belong together when they move the same tensor at the same
+    line for the same reason.
+    """
+    steps: dict[tuple[str, ...], list[Collective]] = {}
+    for c in planned:
+        steps.setdefault((c.kind, c.tensor, c.source, c.scope, c.reason), []).append(c)
+    joined: list[Collective] = []
+    wide = sorted((s for s in compiled if len(s.axes) > 1), key=lambda s: -s.bytes)
+    for seen in wide:
+        able = [
+            (found, group)
+            for group in steps.values()
+            for found in _over_each(group, seen)
+        ]  # fmt: skip
+        for k in summing_to(seen.bytes, [found[0].bytes for found, _ in able]) or _alike(
+            seen, able
+        ):
+            found, group = able[k]
+            for c in found:
+                group.remove(c)
+            seconds = sum(c.seconds for c in found)
+            joined.append(replace(found[0], axes=seen.axes, seconds=seconds))
+    return [*(c for group in steps.values() for c in group), *joined]
+
+
+def _over_each(group: Sequence[Collective], seen: Seen) -> Iterator[list[Collective]]:
+    """Sets of steps of a group, one for each axis of what was seen; the largest step first."""
+    if not group or group[0].kind != seen.kind:
+        return
+    by_axis = [[c for c in group if c.axes == (a,)] for a in seen.axes]
+    for several in zip(*by_axis, strict=False):
+        if all(c.count == several[0].count for c in several):
+            yield sorted(several, key=lambda c: -c.bytes)
+
+
+def _alike(seen: Seen, able: Sequence[tuple[list[Collective], object]]) -> list[int]:
+    return [k for k, (found, _) in enumerate(able) if _same(found[0].bytes, seen.bytes)][:1]
+
+
+def _rows(planned: Sequence[Collective], compiled: Sequence[Seen]) -> tuple[Row, ...]:
+    keys = {(c.kind, c.axes) for c in planned} | {(s.kind, s.axes) for s in compiled}
+    rows = [
+        Row(
+            kind=kind,
+            axes=axes,
+            planned_count=sum(c.count for c in planned if (c.kind, c.axes) == (kind, axes)),
+            count=sum(s.count for s in compiled if (s.kind, s.axes) == (kind, axes)),
+            predicted_bytes=sum(
+                c.bytes * c.count for c in planned if (c.kind, c.axes) == (kind, axes)
+            ),
+            compiled_bytes=sum(s.total_bytes for s in compiled if (s.kind, s.axes) == (kind, axes)),
+        )
+        for kind, axes in sorted(keys)
+    ]
+    return tuple(sorted(rows, key=lambda r: -max(r.predicted_bytes, r.compiled_bytes)))
+
+
+def _explained(unplanned: Sequence[Seen], missing: Sequence[Collective]) -> tuple[Unplanned, ...]:
+    """Each unplanned collective with the missing one it probably replaces, nearest first."""
+    left = list(missing)
+    out: list[Unplanned] = []
+    for seen in sorted(unplanned, key=lambda s: -s.total_bytes):
+        for likely in _LIKELY:
+            found = next((c for c in left if likely(seen, c)), None)
+            if found is not None:
+                left.remove(found)
+                what = f"{found.kind} over {'+'.join(found.axes)} of {found.tensor}"
+                times = f" x{found.count}" if found.count > 1 else ""
+                out.append(Unplanned(seen, f"{what}{times} at {found.source} ({found.reason})"))
+                break
+        else:
+            out.append(Unplanned(seen))
+    return tuple(out)
+
+
+_LIKELY: tuple[Callable[[Seen, Collective], bool], ...] = (
+    lambda s, c: s.axes == c.axes and s.kind == c.kind and _same(s.bytes, 2 * c.bytes),
+    lambda s, c: s.axes == c.axes and _same(s.bytes, c.bytes),
+    lambda s, c: s.kind == c.kind and _same(s.bytes, c.bytes),
+    lambda s, c: s.axes == c.axes and s.kind == c.kind and s.source == c.source,
+)

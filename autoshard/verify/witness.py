@@ -1,0 +1,88 @@
+"""What the compiler says of a plan: its memory and its communication."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from autoshard.execute.program import Executable
+from autoshard.trace.source import is_library
+from autoshard.verify.collectives import Seen, collectives
+from autoshard.verify.complaints import complaints
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A compiled plan, as a value.
+
+    Attributes:
+        platform: "cpu", "gpu" or "tpu".
+        argument_bytes, output_bytes, alias_bytes, temporary_bytes: of one device, as XLA's
+            buffer assignment has them; what is aliased counts as argument and as output.
+        collectives: every tensor that is sent.
+        compile_s: wall clock of lowering and compiling.
+        complaints: what the partitioner warned of, such as values it had to make whole.
+    """
+
+    platform: str
+    argument_bytes: int
+    output_bytes: int
+    alias_bytes: int
+    temporary_bytes: int
+    collectives: tuple[Seen, ...]
+    compile_s: float
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that the program needs on one device while it runs."""
+        # Not `peak_memory_in_bytes`: it leaves temporaries out on CPU, and counts what lives in
+        # a TPU's VMEM, which takes nothing from HBM.
+        kept = self.argument_bytes + self.output_bytes - self.alias_bytes
+        return kept + self.temporary_bytes
+
+
+def compile_plan(run: Executable, platform: str, tell: Callable[[str], None]) -> Witness:
+    """Compile a planned function and read what came of it.
+
+    Args:
+        run: of the plan, on devices of the compiler's.
+        platform: of these devices.
+        tell: is told what is being done.
+    """
+    began_s = time.monotonic()
+    tell("lowering")
+    signature = run.traced.signature
+    structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
+    lowered = run.jitted.lower(*structs)
+    tell("in XLA")
+    with complaints() as heard:
+        compiled = lowered.compile()
+    compile_s = time.monotonic() - began_s
+    tell("reading the result")
+    return witness_of(compiled, run.plan.mesh.sizes, platform, compile_s, tuple(heard))
+
+
+def witness_of(
+    compiled: Any,
+    sizes: dict[str, int],
+    platform: str,
+    compile_s: float = 0.0,
+    heard: tuple[str, ...] = (),
+) -> Witness:
+    """Read a `jax.stages.Compiled`."""
+    memory = compiled.memory_analysis()
+    return Witness(
+        platform=platform,
+        argument_bytes=int(memory.argument_size_in_bytes),
+        output_bytes=int(memory.output_size_in_bytes),
+        alias_bytes=int(memory.alias_size_in_bytes),
+        temporary_bytes=int(memory.temp_size_in_bytes),
+        collectives=collectives(compiled.as_text(), sizes, is_library),
+        compile_s=compile_s,
+        complaints=heard,
+    )

@@ -64,6 +64,7 @@ def shares_buffer(op: Op) -> bool:
 
 
 def is_reduction(op: Op) -> bool:
+    """Whether the op sums (or the like) over a dimension."""
     return any(f.kind is FactorKind.REDUCTION for f in op.rule.factors)
 
 

@@ -41,7 +41,8 @@ class Step:
 def local_bytes(state: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Floats:
     """Bytes one device holds, per layout. Args: state `[n, axes]`."""
     sizes = np.array([axis.size for axis in axes], dtype=np.float64)
-    return full_bytes / np.where(state >= 0, sizes, 1.0).prod(axis=1)
+    shards: Floats = np.where(state >= 0, sizes, 1.0).prod(axis=1)
+    return full_bytes / shards
 
 
 def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Iterator[Step]:

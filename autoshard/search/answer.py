@@ -57,7 +57,8 @@ class Answer:
 
     def _row(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         option = self.layouts.options[node][self.choice[node]]
-        return self.layouts.lookup(node, dims, partial)[option][None, :]
+        row: Ints = self.layouts.lookup(node, dims, partial)[option][None, :]
+        return row
 
     # -- leaves ------------------------------------------------------------------------------
 
@@ -127,7 +128,8 @@ class Answer:
                 if flow is None and not (stored(out) or out in read_by_flow):
                     continue
                 spec = self.tensor_spec(out)
-                specs, reason = (spec,), _HOLDS[self._kinds[self.graph.node_of[out]]]
+                specs: tuple[Spec, ...] = (spec,)
+                reason = _HOLDS[self._kinds[self.graph.node_of[out]]]
                 if flow is not None:
                     made = self.spec(flow.src, flow.src_dims)
                     specs = (spec,) if made == spec else (made, spec)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import matmul_time_s, memory_time_s
 from autoshard.cost.liveness import Liveness, is_reduction, liveness
-from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, local_bytes, reshard_table
+from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import FactorKind, OpClass
@@ -233,6 +233,3 @@ class _Builder:
         if key not in self._tables:
             self._tables[key] = reshard_table(src, dst, size, self.axes)
         return self._tables[key]
-
-
-__all__ = ["WHOLE", "Analysis", "MeshProblem", "build_problem"]

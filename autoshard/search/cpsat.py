@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.sat.python import cp_model
 
-from autoshard.search.problem import Floats, Problem
+from autoshard.search.problem import Floats, Problem, Usage
 
 _BYTES_UNIT = 1024.0
 # Costs are rounded to this fraction of a known answer's cost: far below what a model can tell.
@@ -113,7 +113,7 @@ class _Model:
         self.model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= bound)
 
     def hint(self, choice: Sequence[int]) -> None:
-        self.model.clear_hints()
+        self.model.clear_hints()  # type: ignore[no-untyped-call]
         for i, row in enumerate(self.x):
             for s, var in row.items():
                 self.model.add_hint(var, int(choice[i] == s))
@@ -123,12 +123,11 @@ class _Model:
                 self.model.add_hint(var, int(choice[pair.a] == a and choice[pair.b] == b))
 
 
-def _at(usage: Sequence[object], when: int) -> Floats | None:
+def _at(usage: Sequence[Usage], when: int) -> Floats | None:
     total: Floats | None = None
     for u in usage:
-        if u.start <= when <= u.end:  # type: ignore[attr-defined]
-            size: Floats = u.size_bytes  # type: ignore[attr-defined]
-            total = size if total is None else total + size
+        if u.start <= when <= u.end:
+            total = u.size_bytes if total is None else total + u.size_bytes
     return total
 
 

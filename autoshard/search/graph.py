@@ -195,8 +195,8 @@ class _Builder:
 
     def build(self) -> Graph:
         program = self.program
-        for t in program.tensors:
-            dims = tuple(self._class(s, 2 * t.id) if s > 1 else None for s in t.shape)
+        for tensor in program.tensors:
+            dims = tuple(self._class(s, 2 * tensor.id) if s > 1 else None for s in tensor.shape)
             self.tensor_dims.append(dims)
         parameters = _parameters(program)
         update = update_ops(program)
@@ -218,7 +218,10 @@ class _Builder:
                     self._tie_operand(op, factors, op.rule.results[k], out)
                 if op.kind in _STACKING:
                     self._bar_stack(op)
-            for k, t in enumerate(op.inputs):
+            operands = list(enumerate(op.inputs))
+            if op.kind.endswith("_carry"):
+                operands.reverse()  # what a loop carries has one layout; its new value may not
+            for k, t in operands:
                 if t is None:
                     continue
                 is_gradient = op.id in update and t not in made_in_update and t not in state_inputs
@@ -313,7 +316,7 @@ class _Builder:
             op_node.append(n.id)
 
         size = {find(c): s for c, s in self.size.items()}
-        out_node = self._flow_outputs(nodes, members, dims, node_of, size)
+        out_node = self._flow_outputs(dims, node_of)
         self._flow_operands(broken, nodes, members, dims, node_of, factors, op_node, size)
         self._flow_results(dims, node_of, factors, op_node)
         for n in nodes:
@@ -330,14 +333,7 @@ class _Builder:
             out_node=tuple(out_node),
         )
 
-    def _flow_outputs(
-        self,
-        nodes: list[Node],
-        members: dict[int, set[int]],
-        dims: list[Dims],
-        node_of: list[int],
-        size: dict[int, int],
-    ) -> list[tuple[int, Dims] | None]:
+    def _flow_outputs(self, dims: list[Dims], node_of: list[int]) -> list[tuple[int, Dims] | None]:
         """State leaves in the layout its input has at rest; other outputs as they come."""
         program = self.program
         source = dict(program.aliases)

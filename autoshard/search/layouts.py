@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from autoshard.cost.reshard import PARTIAL, WHOLE, Ints
+from autoshard.cost.reshard import PARTIAL, WHOLE, Floats, Ints
 from autoshard.machine.model import LogicalMesh
 from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
@@ -37,26 +37,28 @@ class Layouts:
 
     def state(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         """Layouts of a tensor under each option: `[options, axes]`, as `cost.reshard` has it."""
-        table = self.lookup(node, dims, partial)
-        return table[self.options[node]]
+        found: Ints = self.lookup(node, dims, partial)[self.options[node]]
+        return found
 
     def lookup(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
+        """What splitting each class of a node does to a tensor; the last entry is for none."""
         index = {c: i for i, c in enumerate(self.classes[node])}
         # The last entry answers for -1.
         table = np.full(len(index) + 1, WHOLE, dtype=np.int64)
         for c, _ in partial:
             if c in index:
                 table[index[c]] = PARTIAL
-        for d, c in enumerate(dims):
-            if c is not None and c in index:
-                table[index[c]] = d
+        for d, dim in enumerate(dims):
+            if dim is not None and dim in index:
+                table[index[dim]] = d
         return table
 
-    def shards(self, node: int, classes: frozenset[int]) -> np.ndarray:
+    def shards(self, node: int, classes: frozenset[int]) -> Floats:
         """How many pieces the given classes are cut into together, per option."""
         index = [i for i, c in enumerate(self.classes[node]) if c in classes]
         sizes = np.array([axis.size for axis in self.mesh.axes], dtype=np.float64)
-        return np.where(np.isin(self.options[node], index), sizes, 1.0).prod(axis=1)
+        found: Floats = np.where(np.isin(self.options[node], index), sizes, 1.0).prod(axis=1)
+        return found
 
     def spec(self, node: int, option: int, dims: Dims) -> Spec:
         """The spec of a tensor with these classes under one option."""

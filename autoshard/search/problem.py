@@ -92,7 +92,8 @@ class Problem:
     def unavoidable_bytes(self) -> float:
         """A peak that no answer stays below: every decision at its smallest at every time."""
         delta = np.zeros(self.horizon + 1)
-        for term in (*self.variables, *self.pairs):
+        terms: tuple[Variable | Pair, ...] = (*self.variables, *self.pairs)
+        for term in terms:
             for u in term.usage:
                 size = float(u.size_bytes.min())
                 delta[u.start] += size

@@ -10,7 +10,6 @@ this node state at rest, the update of state, a matmul, or an activation.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,15 +71,11 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
         options = layouts.options[node.id]
         is_batch = np.array([c in batch for c in layouts.classes[node.id]] + [False])
         # Strategies speak of `data` and `tensor`; an axis the mesh lacks splits nothing.
-        nothing = np.zeros(len(options), dtype=bool)
+        nothing = dict.fromkeys(("data", "tensor"), np.zeros(len(options), dtype=bool))
         view = NodeView(
             kind=kind,
-            axis_on=defaultdict(
-                lambda n=nothing: n, {name: options[:, a] >= 0 for name, a in axes.items()}
-            ),
-            axis_on_batch=defaultdict(
-                lambda n=nothing: n, {name: is_batch[options[:, a]] for name, a in axes.items()}
-            ),
+            axis_on=nothing | {name: options[:, a] >= 0 for name, a in axes.items()},
+            axis_on_batch=nothing | {name: is_batch[options[:, a]] for name, a in axes.items()},
         )
         mask = strategy.allows(view)
         keep.append([int(i) for i in np.flatnonzero(mask)] or [0])

@@ -165,7 +165,7 @@ class Walker:
             elif k < n_consts + n_carry:
                 self._identity("scan_init", value, inside, inner, eqn, use, define)
             else:
-                stacked = tuple(eqn.invars[k].aval.shape)
+                stacked = _shape_of(eqn.invars[k])
                 rule = scan_xs(stacked)
                 self._op("scan_xs", (value,), (inside,), rule, inner, at, eqn, (use,), (define,))
         results = self.walk(jaxpr, const_ids, args, inner, f"{at}/")
@@ -178,7 +178,7 @@ class Walker:
                 carry = args[n_consts + k]
                 self._carry("scan_carry", value, carry, out, inner, eqn, use, define)
             else:
-                rule = scan_ys(tuple(jaxpr.outvars[k].aval.shape), length)
+                rule = scan_ys(_shape_of(jaxpr.outvars[k]), length)
                 self._op("scan_ys", (value,), (out,), rule, inner, at, eqn, (use,), (define,))
         return outs
 
@@ -259,6 +259,10 @@ class Walker:
             define = (Place(at, f"result {k}"),)
             self._op("branch_out", inputs, (out,), rule, region, at, eqn, uses, define)
         return outs
+
+
+def _shape_of(atom: Any) -> tuple[int, ...]:
+    return tuple(atom.aval.shape)
 
 
 def itemsize_bytes(dtype: Any) -> float:

@@ -54,6 +54,7 @@ class CatalogEntry:
         variant: the suffix, of an entry that is one of those.
         rack_devices: devices of a rack, where people count racks of it, as in "4xgb200-nvl72".
         topology: of the one machine that a user's file describes; None: a file for any number.
+        data: the file as it was read.
     """
 
     title: str
@@ -71,6 +72,7 @@ class CatalogEntry:
     variant: str = ""
     rack_devices: int | None = None
     topology: tuple[int, ...] | None = None
+    data: Table = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -202,6 +204,7 @@ def read_entry(text: str, file: str) -> CatalogEntry:
         node_name=links.get("node_name", ""),
         rack_devices=links["domain_devices"] if "counted_in" in data else None,
         topology=None if topology is None else tuple(topology),
+        data=data,
     )
     return replace(entry, variants={v: _variant(entry, data, v) for v in data.get("variants", {})})
 

@@ -37,7 +37,7 @@ def machine_for_devices(
         MachineError: a device kind that no catalogue file lists, coordinates that are missing
             or do not fill a box, or GPUs that do not fill their nodes.
     """
-    entry = _entry_of(platform, device_kind)
+    entry = entry_of_devices(platform, device_kind)
     if n < 1:
         raise MachineError(f"a machine needs at least one device, got {n}")
     if isinstance(entry.network, Torus):
@@ -69,17 +69,27 @@ def _by_slice(
     return list(parts.values())
 
 
-def _entry_of(platform: str, device_kind: str) -> CatalogEntry:
+def entry_of_devices(platform: str, device_kind: str) -> CatalogEntry:
+    """The catalogue entry of a device kind.
+
+    Raises:
+        MachineError: no file lists it.
+    """
     catalog = load_catalog()
     for entry in catalog.values():
         if device_kind in entry.device_kinds:
             return entry
-    known = sorted(kind for entry in catalog.values() for kind in entry.device_kinds)
+    known = known_kinds()
     raise MachineError(
         f"{platform} devices of kind {device_kind!r} are not in the catalogue, which knows "
         f"{', '.join(map(repr, known))}. Name the nearest machine yourself, for example "
-        'on="v5e:2x4", or add the kind to device_kinds in a file of autoshard/machine/catalog'
+        'on="v5e:2x4", or measure these devices: autoshard calibrate --out machine.toml'
     )
+
+
+def known_kinds() -> list[str]:
+    """Device kinds of all files, sorted."""
+    return sorted(kind for entry in load_catalog().values() for kind in entry.device_kinds)
 
 
 def _slice_shape(

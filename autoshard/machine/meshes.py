@@ -34,6 +34,11 @@ def legal_meshes(
         MachineError: no axis, too many, or a name twice.
     """
     _check_names(axis_names)
+    return _legal(machine, tuple(axis_names))
+
+
+@lru_cache(maxsize=16)  # a plan cache, a report and a sweep ask again for the same
+def _legal(machine: Machine, axis_names: tuple[str, ...]) -> tuple[LogicalMesh, ...]:
     found = (
         _lay(machine, dict(zip(axis_names, sizes, strict=True)))
         for sizes in _factorisations(machine.n_devices, len(axis_names))

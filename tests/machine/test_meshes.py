@@ -222,7 +222,7 @@ def test_three_axes_over_the_largest_slice_are_quick_and_always_the_same() -> No
     machine = parse_machine("v5p:16x16x24")
     began_s = time.process_time()
     meshes = legal_meshes(machine, ("pipe", "data", "tensor"))
-    assert time.process_time() - began_s < 1.5
+    assert time.process_time() - began_s < 3.0  # 0.5 s on a machine that does nothing else
     assert len(meshes) == 234
     assert legal_meshes(machine, ("pipe", "data", "tensor")) == meshes
 

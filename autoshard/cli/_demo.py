@@ -22,6 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from autoshard.report import text
+
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -38,7 +40,7 @@ class Options:
 
     steps: int = 30
     devices: int = 8
-    batch: int = 32
+    batch: int = 16
     tolerance: float = 1e-3
 
 
@@ -60,18 +62,18 @@ def main(options: Options | None = None, console: Console | None = None) -> int:
     options, console = options or Options(), console or Console()
     try:
         simulate_devices(options.devices)
-        text = corpus()
+        source = corpus()
         sharded, single = steps()
     except (RuntimeError, ImportError) as error:
         console.print(f"autoshard demo: {error}", style="red", markup=False, soft_wrap=True)
         return 2
-    console.print(f"Text: {len(text):,} bytes of {sysconfig.get_paths()['stdlib']}")
+    console.print(f"Text: {len(source):,} bytes of {sysconfig.get_paths()['stdlib']}")
 
     console.rule(f"{options.devices} devices, @autoshard")
-    console.print("First call: trace, search, compile ...")
-    many = train(sharded, text, options, console, on_first=lambda: show_plan(sharded, console))
+    console.print("The first call traces, searches and compiles; the plan follows.")
+    many = train(sharded, source, options, console, on_first=lambda: show_plan(sharded, console))
     console.rule("1 device, nnx.jit")
-    one = train(single, text, options, console)
+    one = train(single, source, options, console)
     console.rule("The same training?")
     worst = compare(many, one, options.devices, console)
     same = worst <= options.tolerance
@@ -145,10 +147,10 @@ def show_plan(step: Callable[..., Any], console: Console) -> None:
     """Print the plan of a step that has been called."""
     plan = getattr(step, "plan", None)
     if plan is not None:
-        console.print(plan)
+        console.print(text.brief(plan, "print(train_step.plan) shows them"))
 
 
-def batches(text: np.ndarray[Any, Any], batch: int, seq: int) -> Iterator[dict[str, Any]]:
+def batches(corpus: np.ndarray[Any, Any], batch: int, seq: int) -> Iterator[dict[str, Any]]:
     """Random windows of the text, the same in every run.
 
     Yields:
@@ -156,14 +158,14 @@ def batches(text: np.ndarray[Any, Any], batch: int, seq: int) -> Iterator[dict[s
     """
     random = np.random.default_rng(0)
     while True:
-        starts = random.integers(0, len(text) - seq - 1, batch)
-        windows = np.stack([text[s : s + seq + 1] for s in starts]).astype(np.int32)
+        starts = random.integers(0, len(corpus) - seq - 1, batch)
+        windows = np.stack([corpus[s : s + seq + 1] for s in starts]).astype(np.int32)
         yield {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
 
 
 def train(
     step: Callable[..., Any],
-    text: np.ndarray[Any, Any],
+    corpus: np.ndarray[Any, Any],
     options: Options,
     console: Console,
     on_first: Callable[[], None] = lambda: None,
@@ -184,7 +186,7 @@ def train(
         learning_rate=3e-3,
     )
     model, optimizer = nnx.jit(gpt_nnx.init, static_argnums=1)(jax.random.key(0), config)
-    source = batches(text, options.batch, config.seq)
+    source = batches(corpus, options.batch, config.seq)
 
     start_s = time.perf_counter()
     losses = [float(step(model, optimizer, next(source))["loss"])]

@@ -37,6 +37,26 @@ def report(plan: Plan, everything: bool = False) -> Report:
     )
 
 
+def brief(plan: Plan, how: str) -> Report:
+    """What fits on one screen: the choice, its closest rivals, parameters and communication.
+
+    Args:
+        plan: any plan.
+        how: where the rest is to be seen, in a few words.
+    """
+    tables = (
+        (_rivals(plan), 5, "rivals"),
+        (state.parameters(plan, False), 5, "groups"),
+        (inside.collectives(plan, False), 4, "groups"),
+    )
+    return Report(
+        title=f"{plan.program.name} on {plan.machine.name}",
+        facts=tuple(_facts(plan)),
+        tables=tuple(cut(table, most, what, how) for table, most, what in tables if table),
+        notes=(),
+    )
+
+
 def _facts(plan: Plan) -> Iterator[Fact]:
     machine = plan.machine
     kind = "no devices" if not machine.n_devices else f"{machine.n_devices} x {machine.chip}"

@@ -63,12 +63,12 @@ class Report:
     notes: tuple[str, ...]
 
 
-def cut(table: Table, most: int | None, what: str = "rows") -> Table:
-    """The table with at most `most` rows; the foot says how many are left out."""
+def cut(table: Table, most: int | None, what: str = "rows", how: str = "--all shows them") -> Table:
+    """The table with at most `most` rows; the foot says how many are left out, and where."""
     left = len(table.rows) - most if most is not None else 0
     if most is None or left <= 1:  # the line that says "1 more" could as well be that row
         return table
-    foot = f"... and {left} more {what}; --all shows them"
+    foot = f"... and {left} more {what}; {how}"
     return Table(
         table.title,
         table.columns,

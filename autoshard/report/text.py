@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from autoshard.plan.model import Plan
-from autoshard.report.content import report
+from autoshard.report import content
 from autoshard.report.table import Fact, Report, Table
 
 _TONE = {"": "", "good": "green", "warn": "bold red"}
@@ -46,17 +46,22 @@ def plain(content: RenderableType, width: int | None = None) -> str:
 
 def renderable(plan: Plan, everything: bool = False) -> RenderableType:
     """The plan for `rich.print`, which minds width and NO_COLOR."""
-    return Group(*_parts(report(plan, everything)))
+    return Group(*_parts(content.report(plan, everything)))
 
 
-def _parts(content: Report) -> Iterator[RenderableType]:
-    yield Text(content.title, style="bold")
-    yield facts(content.facts)
-    for each in content.tables:
+def brief(plan: Plan, how: str) -> RenderableType:
+    """One screen of the plan; `how` says where the rest is to be seen."""
+    return Group(*_parts(content.brief(plan, how)))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    yield Text(report.title, style="bold")
+    yield facts(report.facts)
+    for each in report.tables:
         yield table(each)
-    if content.notes:
+    if report.notes:
         yield Text("\nnotes", style="bold")
-        for note in content.notes:
+        for note in report.notes:
             yield _hanging("- ", Text(note))
 
 

@@ -9,6 +9,7 @@ are not compared (the cost model may be refined), and a line `...` stands for an
 import contextlib
 import difflib
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -102,7 +103,7 @@ def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch, devices
     namespace: dict = {"__name__": "train"}
     fixes: list[tuple[int, int, str]] = []
     first_line = 0
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in itertools.zip_longest(found, found[1:]):
         if block.kind == "python":
             printed = run_python(block.text, namespace, first_line)
             first_line += block.text.count("\n")

@@ -74,10 +74,10 @@ def as_if_traced_at(eqn: JaxprEqn) -> Iterator[None]:
 
 def bind(eqn: JaxprEqn, values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Evaluate one equation on `values` with `params` in place of its own."""
-    got = eqn.primitive.get_bind_params(params)  # type: ignore[no-untyped-call]
+    got = eqn.primitive.get_bind_params(params)
     # Older releases return (functions, params), newer ones params alone.
     funs, kwargs = got if isinstance(got, tuple) else ((), got)
-    out = eqn.primitive.bind(*funs, *values, **kwargs)  # type: ignore[no-untyped-call]
+    out = eqn.primitive.bind(*funs, *values, **kwargs)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
@@ -104,4 +104,4 @@ def abstract(value: Any) -> tuple[tuple[int, ...], Any, bool]:
 
 
 def struct(shape: tuple[int, ...], dtype: Any, weak_type: bool) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak_type)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak_type)

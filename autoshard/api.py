@@ -42,6 +42,8 @@ class _Call:
 class Autosharded:
     """A function under `@autoshard`; call it as the function itself."""
 
+    __name__: str
+
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         self._fn, self._options = fn, options
         self._calls = Calls(fn, options)

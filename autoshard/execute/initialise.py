@@ -23,6 +23,8 @@ def initialise(
 
     Args:
         fn: makes the state.
+        args: of `fn`.
+        kwargs: of `fn`.
         plan: one of whose arguments has the result's leaves; None, or a plan without such an
             argument, splits every leaf evenly.
         devices: where; `jax.devices()` by default.

@@ -32,7 +32,7 @@ class Replay:
     def _constrain(self, value: Any, at: str, slot: str) -> Any:
         for sharding in self.table.get((at, slot), ()):
             self.used.add((at, slot))
-            value = jax.lax.with_sharding_constraint(value, sharding)  # type: ignore[no-untyped-call]
+            value = jax.lax.with_sharding_constraint(value, sharding)
         return value
 
     def _all(self, values: Sequence[Any], at: str, slot: str) -> list[Any]:

@@ -54,6 +54,7 @@ def jax_mesh(mesh: MeshPlan, devices: Sequence[Any]) -> Mesh:
 
 
 def partition_spec(spec: Spec) -> PartitionSpec:
+    """A spec as JAX writes it, without trailing whole dimensions."""
     dims = [None if not d else d[0] if len(d) == 1 else d for d in spec.dims]
     while dims and dims[-1] is None:
         dims.pop()
@@ -61,6 +62,7 @@ def partition_spec(spec: Spec) -> PartitionSpec:
 
 
 def sharding(mesh: Mesh, spec: Spec) -> NamedSharding:
+    """A spec on a JAX mesh."""
     return NamedSharding(mesh, partition_spec(spec))
 
 

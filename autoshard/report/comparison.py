@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,7 +12,9 @@ from rich.text import Text
 from autoshard.plan import units
 from autoshard.report.table import Column, Fact, Table, cut
 from autoshard.report.text import facts, table
-from autoshard.verify.compare import Comparison, Row, Unplanned
+
+if TYPE_CHECKING:  # what is compared is made by a room that imports JAX; showing it needs none
+    from autoshard.verify.compare import Comparison, Row, Unplanned
 
 _MOST = 12
 # Below this share of the bytes, rows are counted and not shown.

@@ -40,6 +40,8 @@ def _tpu(machine: Machine) -> list[Any]:
     # Without these libtpu looks for a cloud machine's metadata and waits for it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # One process at a time may hold a TPU; a compiler holds none.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     return _described(machine, "tpu", "install the extra 'tpu'", topology_name=machine.name)
 
 
@@ -65,7 +67,7 @@ def _gpu(machine: Machine) -> list[Any]:
 def _cpu(machine: Machine) -> list[Any]:
     n = machine.n_devices
     try:
-        jax.config.update("jax_num_cpu_devices", n)  # type: ignore[no-untyped-call]
+        jax.config.update("jax_num_cpu_devices", n)
     except RuntimeError:
         pass  # JAX runs already, with as many devices as it was started with
     found = jax.devices("cpu")

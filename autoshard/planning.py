@@ -88,6 +88,7 @@ def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
 
 
 def program_key(program: Program) -> ProgramKey:
+    """What a plan remembers of its program, to be refused for any other."""
     inputs = tuple((x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]") for x in program.inputs)
     return ProgramKey(program.name, program.fingerprint, inputs)
 
@@ -131,10 +132,10 @@ def make_plan(
         )
     stored = _cache_file(program, key, options)
     if stored is not None and stored.exists():
-        plan = _cached(stored, program, key)
-        if plan is not None:
+        cached = _cached(stored, program, key)
+        if cached is not None:
             tell(f"plan found in {stored}")
-            return plan
+            return cached
     found = search(
         program,
         machine,

@@ -16,7 +16,15 @@ from autoshard.cli.verb import Verb
 from autoshard.errors import AutoshardError, InfeasibleError
 from autoshard.machine.errors import MachineError
 
-VERBS: tuple[Verb, ...] = (plan.VERB, show.VERB, explain.VERB, diff.VERB, verify.VERB, calibrate.VERB, demo.VERB)
+VERBS: tuple[Verb, ...] = (
+    plan.VERB,
+    show.VERB,
+    explain.VERB,
+    diff.VERB,
+    verify.VERB,
+    calibrate.VERB,
+    demo.VERB,
+)
 
 
 class _Parser(argparse.ArgumentParser):

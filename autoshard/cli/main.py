@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from autoshard.cli import calibrate, demo, diff, explain, plan, show, verify
+from autoshard.cli import calibrate, demo, diff, explain, machines, plan, show, verify
 from autoshard.cli.verb import Verb
 from autoshard.errors import AutoshardError, InfeasibleError
 from autoshard.machine.errors import MachineError
@@ -22,6 +22,7 @@ VERBS: tuple[Verb, ...] = (
     explain.VERB,
     diff.VERB,
     verify.VERB,
+    machines.VERB,
     calibrate.VERB,
     demo.VERB,
 )

@@ -1,0 +1,1 @@
+"""Train steps whose models nobody here wrote: planned, run, and compared with plain `jax.jit`."""

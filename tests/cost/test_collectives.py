@@ -91,3 +91,52 @@ def test_crossing_nodes_is_slower_than_staying_inside() -> None:
     inside = mesh_from_sizes(machine, {"data": 2, "tensor": 8}).axes[1]
     for kind in KINDS:
         assert collective_time_s(kind, across, 1e9) > collective_time_s(kind, inside, 1e9)
+
+
+def test_the_quickest_way_to_all_reduce_is_taken_size_by_size() -> None:
+    axis = MeshAxis("data", 4, 100e9, 1e-6, other_all_reduces=((50e-6, 1 / 200e9),))
+    sizes = np.array([1e3, 1e9])
+    ring = 2 * (0.75 * sizes / 100e9 + 3e-6)
+    switch = 50e-6 + sizes / 200e9
+    np.testing.assert_allclose(collective_time_s("all-reduce", axis, sizes), [ring[0], switch[1]])
+    for size, time in zip(sizes, [ring[0], switch[1]], strict=True):
+        assert collective_time_s("all-reduce", axis, float(size)) == pytest.approx(time)
+
+
+def test_the_switch_reduces_for_eight_gpus_and_rings_do_for_two() -> None:
+    # 275 GB/s of array, whatever the number of GPUs; a ring of two moves every byte once each way.
+    eight, two = (
+        mesh_from_sizes(parse_machine("8xh100"), {"data": n, "tensor": 8 // n}).axes[0]
+        for n in (8, 2)
+    )
+    assert collective_time_s("all-reduce", eight, 8e9) == pytest.approx(8e9 / 275e9, rel=1e-2)
+    assert collective_time_s("all-reduce", two, 8e9) == pytest.approx(8e9 / 369.9e9, rel=1e-2)
+
+
+def test_trees_spare_small_all_reduces_the_length_of_the_ring() -> None:
+    axis = mesh_from_sizes(parse_machine("64x8xh100"), {"data": 512}).axes[0]
+    rings = 2 * collective_time_s("all-gather", axis, 1e3)
+    assert collective_time_s("all-reduce", axis, 1e3) < rings / 10
+    large = 2 * collective_time_s("all-gather", axis, 1e12)
+    assert collective_time_s("all-reduce", axis, 1e12) == pytest.approx(large, rel=1e-2)
+
+
+def test_devices_of_a_node_share_what_leaves_it() -> None:
+    # The scaling book: the term across nodes is divided by the devices of a node.
+    machine = parse_machine("16x8xa100-80")
+    one = mesh_from_sizes(machine, {"data": 16, "tensor": 8}).axes[0]
+    assert collective_time_s("all-gather", one, 8e9) == pytest.approx(
+        15 / 16 * 8e9 / (200e9 / 8), rel=1e-2
+    )
+    both = mesh_from_sizes(machine, {"data": 128}).axes[0]
+    assert collective_time_s("all-gather", both, 8e9) == pytest.approx(
+        127 / 128 * 8e9 / 200e9, rel=3e-2
+    )
+
+
+def test_across_slices_each_device_sends_its_share() -> None:
+    machine = parse_machine("2*v5p:4x4x4")
+    data = mesh_from_sizes(machine, {"data": 2, "tensor": 64}).axes[0]
+    assert collective_time_s("all-gather", data, 8e9) == pytest.approx(4e9 / 6.25e9, rel=1e-3)
+    assert collective_time_s("all-to-all", data, 8e9) == pytest.approx(4e9 / 6.25e9, rel=1e-3)
+    assert collective_time_s("permute", data, 8e9) == pytest.approx(8e9 / 6.25e9, rel=1e-3)

@@ -41,12 +41,21 @@ class Executable:
     out_shardings: tuple[NamedSharding, ...]
 
     def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
-        """Move leaves that are committed elsewhere; returns the arguments and what was moved."""
+        """Move leaves that are committed elsewhere; returns the arguments and what was moved.
+
+        State that is committed nowhere is put in place without a word: the step's own results
+        come back placed, and JAX would compile once for either kind of argument.
+        """
         leaves, tree = jax.tree_util.tree_flatten(tuple(dynamic))
+        state = {i for _, i in self.traced.program.aliases}
         moved: list[str] = []
         out = list(leaves)
         for k, (leaf, want) in enumerate(zip(leaves, self.in_shardings, strict=True)):
-            if not isinstance(leaf, jax.Array) or not getattr(leaf, "committed", True):
+            if not isinstance(leaf, jax.Array):
+                continue
+            if not getattr(leaf, "committed", True):
+                if k in state:
+                    out[k] = jax.device_put(leaf, want)
                 continue
             if leaf.sharding.is_equivalent_to(want, leaf.ndim):
                 continue

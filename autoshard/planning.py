@@ -24,8 +24,9 @@ from autoshard.machine import (
 from autoshard.options import Options, is_sizes
 from autoshard.plan.check import refuse_mismatch
 from autoshard.plan.errors import PlanError
-from autoshard.plan.model import MachineKey, MeshPlan, Plan, ProgramKey
+from autoshard.plan.model import Certificate, MachineKey, MeshPlan, Plan, ProgramKey
 from autoshard.program.ir import Program
+from autoshard.search.answer import Answer
 from autoshard.search.search import search
 from autoshard.strategies import STRATEGIES
 from autoshard.trace.function import Traced
@@ -147,11 +148,27 @@ def make_plan(
         seed=options.seed,
         tell=tell,
     )
-    answer, laid = found.answer, found.answer.numbers.mesh
+    plan = assemble(found.answer, key, found.certificate, found.strategy)
+    if stored is not None:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        plan.save(stored)
+    return plan
+
+
+def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, strategy: str) -> Plan:
+    """An answer of the search, whoever chose it, as a plan.
+
+    Args:
+        answer: an option for every decision.
+        machine: what it was priced for.
+        certificate: what is known about how good it is.
+        strategy: whose answer it is.
+    """
+    program, laid = answer.program, answer.numbers.mesh
     collectives = answer.collectives()
-    plan = Plan(
+    return Plan(
         program=program_key(program),
-        machine=key,
+        machine=machine,
         mesh=MeshPlan(
             tuple(a.name for a in laid.axes),
             tuple(a.size for a in laid.axes),
@@ -163,15 +180,13 @@ def make_plan(
         constraints=answer.constraints(),
         collectives=collectives,
         prediction=answer.prediction(collectives),
-        certificate=found.certificate,
-        strategy=found.strategy,
-        notes=tuple(f"no sharding rule, kept whole: {line}" for line in unknown),
+        certificate=certificate,
+        strategy=strategy,
+        notes=tuple(
+            f"no sharding rule, kept whole: {line}" for line in unknown_primitives(program)
+        ),
         versions=versions(),
     )
-    if stored is not None:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        plan.save(stored)
-    return plan
 
 
 def unknown_primitives(program: Program) -> list[str]:

@@ -50,23 +50,27 @@ class Modules:
     names: tuple[str, ...]
     graph: Any
 
+    def together(self, state: Any, others: Sequence[Any]) -> list[Any]:
+        """A call's dynamic values: fresh modules holding `state`, between the other values."""
+        modules = _nnx().merge(self.graph, state)
+        named = dict(zip(self.positions, self.names, strict=True))
+        rest = iter(others)
+        total = len(self.positions) + len(others)
+        return [modules[named[i]] if i in named else next(rest) for i in range(total)]
+
     def pure(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call(*dynamic)` as a function of (state, *other values) -> (state, result)."""
 
         def run(state: Any, *others: Any) -> tuple[Any, Any]:
-            nnx = _nnx()
-            modules = nnx.merge(self.graph, state)
-            rest = iter(others)
-            total = len(self.positions) + len(others)
-            named = dict(zip(self.positions, self.names, strict=True))
-            values = [modules[named[i]] if i in named else next(rest) for i in range(total)]
+            values = self.together(state, others)
             out = call(*values)
             if holds_modules([out]):
                 raise TypeError(
                     "the step returns an NNX module. Modules passed as arguments are updated in"
                     " place; return arrays only."
                 )
-            return nnx.split(modules)[1], out
+            held = {name: values[i] for name, i in zip(self.names, self.positions, strict=True)}
+            return _nnx().split(held)[1], out
 
         return run
 

@@ -4,12 +4,13 @@ from autoshard.search.strategy import Mask, NodeView, Strategy
 
 
 def _allows(node: NodeView) -> Mask:
-    return node.axis_on_batch["data"] | ~node.axis_on["data"]
+    return node.batch_over_data
 
 
 STRATEGY = Strategy(
     name="data_parallel",
     source="Krizhevsky, 'One weird trick for parallelizing CNNs', arXiv:1404.5997, 2014",
-    axes=frozenset({"data"}),
+    needs=frozenset({"data"}),
+    uses=frozenset({"data"}),
     allows=_allows,
 )

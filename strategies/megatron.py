@@ -4,19 +4,17 @@ Column- then row-parallel matmuls are not spelled out: with the batch kept off t
 weights not gathered over it, they are what is left to choose.
 """
 
-from autoshard.search.strategy import Kind, Mask, NodeView, Strategy
+from autoshard.search.strategy import Mask, NodeView, Strategy
 
 
 def _allows(node: NodeView) -> Mask:
-    data = ~node.axis_on["data"]
-    if node.kind in (Kind.MATMUL, Kind.ACTIVATION):
-        data = data | node.axis_on_batch["data"]
-    return data & ~node.axis_on_batch["tensor"]
+    return node.batch_over_data & ~node.axis_on_batch["tensor"]
 
 
 STRATEGY = Strategy(
     name="megatron",
     source="Shoeybi et al., 'Megatron-LM', arXiv:1909.08053, 2019",
-    axes=frozenset({"tensor"}),
+    needs=frozenset({"tensor"}),
+    uses=frozenset({"data", "tensor"}),
     allows=_allows,
 )

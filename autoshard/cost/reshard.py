@@ -1,8 +1,10 @@
 """From one layout of a tensor to another: which collectives, over which axes, on how many bytes.
 
-A layout is given per mesh axis: the dimension it splits, `WHOLE` if it splits none, or `PARTIAL`
-if every device along it holds a term of a sum still to be made. The order is the one that moves
-least: slices first (free, and everything after is smaller), then reductions, exchanges, gathers.
+A layout is given per mesh axis: `on(dim, rank)` if the axis splits that dimension, `WHOLE` if it
+splits none, or `PARTIAL` if every device along it holds a term of a sum still to be made. Where
+several axes split one dimension, rank 0 is the major one. The order of collectives is the one that
+moves least: slices first (free, and everything after is smaller), then reductions, exchanges,
+gathers.
 
 Everything is vectorised over pairs of layouts, since the search wants whole tables at once; one
 pair is a 1 x 1 table. Collective sizes follow the convention of `collective_time_s`: bytes on one
@@ -22,6 +24,7 @@ from autoshard.machine.model import MeshAxis
 
 WHOLE = -1
 PARTIAL = -2
+_RANKS = 4  # more axes than any mesh has
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,6 +41,23 @@ class Step:
     size_bytes: Floats
 
 
+def on(dim: int, rank: int = 0) -> int:
+    """The state of an axis that splits a dimension; rank 0 is major to rank 1."""
+    return dim * _RANKS + rank
+
+
+def dim_of(state: Ints) -> Ints:
+    """The dimension each axis splits; negative states stay as they are."""
+    found: Ints = np.where(state >= 0, state // _RANKS, state)
+    return found
+
+
+def rank_of(state: Ints) -> Ints:
+    """The rank of each axis on its dimension."""
+    found: Ints = np.where(state >= 0, state % _RANKS, 0)
+    return found
+
+
 def local_bytes(state: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Floats:
     """Bytes one device holds, per layout. Args: state `[n, axes]`."""
     sizes = np.array([axis.size for axis in axes], dtype=np.float64)
@@ -47,7 +67,7 @@ def local_bytes(state: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Flo
 
 def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Iterator[Step]:
     """The collectives between every layout of `src` `[s, axes]` and of `dst` `[d, axes]`."""
-    s, d = src[:, None, :], dst[None, :, :]
+    s, d = dim_of(src)[:, None, :], dim_of(dst)[None, :, :]
     local = np.broadcast_to(
         local_bytes(src, full_bytes, axes)[:, None], (len(src), len(dst))
     ).copy()
@@ -68,23 +88,83 @@ def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> 
         mask = (s[:, :, a] >= 0) & (d[:, :, a] >= 0) & (s[:, :, a] != d[:, :, a])
         if mask.any():
             yield Step("all-to-all", a, mask, local.copy())
-    # Two axes on one dimension are laid major to minor. Changing the major one while the minor
-    # stays put leaves the pieces in another order: they are passed around once.
-    for major in live:
-        for minor in live:
-            if minor <= major:
-                continue
-            stays = (s[:, :, minor] >= 0) & (s[:, :, minor] == d[:, :, minor])
-            was = s[:, :, major] == s[:, :, minor]
-            will = d[:, :, major] == d[:, :, minor]
-            mask = stays & (was != will)
-            if mask.any():
-                yield Step("permute", minor, mask, local.copy())
+    yield from _permutes(src, dst, s, d, local, live)
     for a in live:
         mask = (s[:, :, a] >= 0) & (d[:, :, a] == WHOLE)
         if mask.any():
             local[mask] *= axes[a].size
             yield Step("all-gather", a, mask, local.copy())
+
+
+def _permutes(
+    src: Ints, dst: Ints, s: Ints, d: Ints, local: Floats, live: Sequence[int]
+) -> Iterator[Step]:
+    """Pieces that must change places because of the order of axes on one dimension.
+
+    An axis that leaves or joins a dimension must be minor to those that stay on it; otherwise the
+    pieces that stay are in another order afterwards and are passed around once. So they are when
+    two axes that both stay swap ranks.
+    """
+    rs, rd = rank_of(src)[:, None, :], rank_of(dst)[None, :, :]
+    for stay in live:
+        stays = (s[:, :, stay] >= 0) & (s[:, :, stay] == d[:, :, stay])
+        if not stays.any():
+            continue
+        moved = np.zeros(stays.shape, dtype=bool)
+        for other in live:
+            if other == stay:
+                continue
+            was = s[:, :, other] == s[:, :, stay]
+            will = d[:, :, other] == d[:, :, stay]
+            before = rs[:, :, other] < rs[:, :, stay]
+            after = rd[:, :, other] < rd[:, :, stay]
+            moved |= stays & was & ~will & before
+            moved |= stays & will & ~was & after
+            moved |= stays & was & will & (before != after) & (other < stay)
+        if moved.any():
+            yield Step("permute", stay, moved, local.copy())
+
+
+def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
+    """The layouts a tensor passes through on its way from one state `[axes]` to another.
+
+    One per collective, in the order of `steps`, so that a compiler told to visit them one after
+    the other has one thing to do at a time. Partial sums count as whole. The source comes first,
+    unless sums are pending: then the first stage is already sliced, and no sum is finished for
+    parts that are thrown away.
+    """
+    now, goal = src.copy(), dst
+    live = [a for a, axis in enumerate(axes) if axis.size > 1]
+    dims, goals = dim_of(src), dim_of(goal)
+    found: list[Ints] = []
+
+    def show() -> None:
+        visible = np.where(now == PARTIAL, WHOLE, now)
+        if not found or not np.array_equal(found[-1], visible):
+            found.append(visible)
+
+    partial = any(src[a] == PARTIAL for a in live)
+    if not partial:
+        show()
+    for a in live:
+        if dims[a] == WHOLE and goals[a] >= 0:
+            now[a] = goal[a]
+    show()
+    for a in live:
+        if dims[a] == PARTIAL:
+            now[a] = goal[a]
+            show()
+    for a in live:
+        if dims[a] >= 0 and goals[a] >= 0 and dims[a] != goals[a]:
+            now[a] = goal[a]
+            show()
+    for a in live:
+        if dims[a] >= 0 and goals[a] == WHOLE:
+            now[a] = WHOLE
+            show()
+    now = goal.copy()
+    show()
+    return found
 
 
 def reshard_table(

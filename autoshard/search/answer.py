@@ -8,14 +8,15 @@ import numpy as np
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.liveness import is_reduction
-from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, steps
+from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, stages, steps
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
 from autoshard.program.rule import Combiner, FactorKind, OpClass
 from autoshard.program.spec import Spec
-from autoshard.search.build import MeshProblem
+from autoshard.search.build import MeshProblem, wire_bytes
 from autoshard.search.graph import Dims, Flow
 from autoshard.search.kinds import Kind, batch_classes, node_kinds
+from autoshard.search.layouts import spec_of
 
 # Inputs at least this large that stay whole on every device are pointed out.
 REPLICATED_NOTE_BYTES = 1 << 20
@@ -44,6 +45,7 @@ class Answer:
         self.program = mesh_problem.analysis.program
         self.layouts = mesh_problem.layouts
         self.axes = mesh_problem.mesh.axes
+        self._made = {out: op for op in self.program.ops for out in op.outputs}
         self._kinds = node_kinds(self.graph, batch_classes(self.graph))
         self._flow_at = {
             (f.places[0], f.into): f for f in self.graph.flows if f.into != "shared use"
@@ -56,8 +58,8 @@ class Answer:
         return self.spec(self.graph.node_of[tensor], self.graph.dims[tensor])
 
     def _row(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
-        option = self.layouts.options[node][self.choice[node]]
-        row: Ints = self.layouts.lookup(node, dims, partial)[option][None, :]
+        option = self.choice[node]
+        row: Ints = self.layouts.state(node, dims, partial)[option : option + 1]
         return row
 
     # -- leaves ------------------------------------------------------------------------------
@@ -131,10 +133,18 @@ class Answer:
                 specs: tuple[Spec, ...] = (spec,)
                 reason = _HOLDS[self._kinds[self.graph.node_of[out]]]
                 if flow is not None:
-                    made = self.spec(flow.src, flow.src_dims)
-                    specs = (spec,) if made == spec else (made, spec)
+                    specs = self._stages(flow)
                     reason = self._result_reason(flow) or reason
                 yield self._constraint(op, op.out_place(k), specs, out, reason)
+
+    def _stages(self, flow: Flow) -> tuple[Spec, ...]:
+        """The specs a tensor passes through, one collective apart."""
+        src = self._row(flow.src, flow.src_dims, flow.partial)[0]
+        dst = self._row(flow.dst, flow.dst_dims)[0]
+        mesh = self.numbers.mesh
+        return tuple(
+            spec_of(state, len(flow.dst_dims), mesh) for state in stages(src, dst, self.axes)
+        )
 
     def _why(self, flow: Flow) -> str:
         """Why a tensor changes its layout here, for people."""
@@ -163,7 +173,7 @@ class Answer:
             reason = self._why(flow)
             op = self.program.ops[flow.at]
             for place in flow.places:
-                yield self._constraint(op, place, (want,), flow.tensor, reason)
+                yield self._constraint(op, place, self._stages(flow)[1:], flow.tensor, reason)
 
     def _constraint(
         self, op: Op, place: Place, specs: tuple[Spec, ...], tensor: int, reason: str
@@ -190,9 +200,8 @@ class Answer:
     def _of_flow(self, flow: Flow) -> Iterator[Collective]:
         src = self._row(flow.src, flow.src_dims, flow.partial)
         dst = self._row(flow.dst, flow.dst_dims)
-        tensor = self.program.tensors[flow.tensor]
         op = self.program.ops[min(flow.at, len(self.program.ops) - 1)]
-        for step in steps(src, dst, tensor.size_bytes, self.axes):
+        for step in steps(src, dst, wire_bytes(self.program, self._made, flow), self.axes):
             yield self._collective(
                 step.kind,
                 step.axis,

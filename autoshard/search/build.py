@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,12 +66,22 @@ def build_problem(
     return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes))
 
 
+def wire_bytes(program: Program, made_by: Mapping[int, Op], flow: Flow) -> float:
+    """Bytes of a flow's tensor as they travel: XLA moves a widened value before it is widened."""
+    tensor = program.tensors[flow.tensor]
+    op = made_by.get(flow.tensor)
+    if flow.partial or op is None or op.kind != "convert_element_type" or op.inputs[0] is None:
+        return tensor.size_bytes
+    return min(tensor.size_bytes, program.tensors[op.inputs[0]].size_bytes)
+
+
 class _Builder:
     def __init__(self, analysis: Analysis, machine: Machine, layouts: Layouts) -> None:
         self.graph, self.program, self.live = analysis.graph, analysis.program, analysis.live
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
         self._shards: dict[tuple[int, Classes], Floats] = {}
+        self._made = {out: op for op in self.program.ops for out in op.outputs}
         self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
 
     def build(self, limit_bytes: float) -> Problem:
@@ -210,7 +221,7 @@ class _Builder:
     ) -> None:
         src = self.layouts.state(flow.src, flow.src_dims, flow.partial)
         dst = self.layouts.state(flow.dst, flow.dst_dims)
-        seconds, copy = self._table(src, dst, self.program.tensors[flow.tensor].size_bytes)
+        seconds, copy = self._table(src, dst, wire_bytes(self.program, self._made, flow))
         seconds = seconds * self.program.times(flow.region)
         if not seconds.any() and not copy.any():
             return

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from autoshard.cost.reshard import PARTIAL, WHOLE, Floats, Ints
+from autoshard.cost.reshard import PARTIAL, WHOLE, Floats, Ints, dim_of, on, rank_of
 from autoshard.machine.model import LogicalMesh
 from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
@@ -29,18 +30,22 @@ class Layouts:
         classes: per node, the classes its options may split.
         options: per node, `[options, axes]`: index into `classes`, or -1 for "this axis splits
             nothing here". Option 0 is always "whole".
+        ranks: per node, `[options, axes]`: the place of each axis among those that split the same
+            class; 0 is major.
     """
 
     mesh: LogicalMesh
     classes: tuple[tuple[int, ...], ...]
     options: tuple[Ints, ...]
+    ranks: tuple[Ints, ...]
 
     def state(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
         """Layouts of a tensor under each option: `[options, axes]`, as `cost.reshard` has it."""
-        found: Ints = self.lookup(node, dims, partial)[self.options[node]]
+        effect = self._effect(node, dims, partial)[self.options[node]]
+        found: Ints = np.where(effect >= 0, effect + self.ranks[node], effect)
         return found
 
-    def lookup(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
+    def _effect(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]]) -> Ints:
         """What splitting each class of a node does to a tensor; the last entry is for none."""
         index = {c: i for i, c in enumerate(self.classes[node])}
         # The last entry answers for -1.
@@ -50,7 +55,7 @@ class Layouts:
                 table[index[c]] = PARTIAL
         for d, dim in enumerate(dims):
             if dim is not None and dim in index:
-                table[index[dim]] = d
+                table[index[dim]] = on(d)
         return table
 
     def shards(self, node: int, classes: frozenset[int]) -> Floats:
@@ -62,32 +67,31 @@ class Layouts:
 
     def spec(self, node: int, option: int, dims: Dims) -> Spec:
         """The spec of a tensor with these classes under one option."""
-        row = self.state(node, dims)[option]
-        names = [axis.name for axis in self.mesh.axes]
-        return Spec(
-            tuple(
-                tuple(n for a, n in enumerate(names) if row[a] == d and self.mesh.axes[a].size > 1)
-                for d in range(len(dims))
-            )
-        )
+        return spec_of(self.state(node, dims)[option], len(dims), self.mesh)
+
+
+def spec_of(row: Ints, rank: int, mesh: LogicalMesh) -> Spec:
+    """The spec that a state `[axes]` of a tensor stands for; partial sums are not its business."""
+    dims: list[list[tuple[int, str]]] = [[] for _ in range(rank)]
+    for axis, dim, place in zip(mesh.axes, dim_of(row), rank_of(row), strict=True):
+        if dim >= 0 and axis.size > 1:
+            dims[int(dim)].append((int(place), axis.name))
+    return Spec(tuple(tuple(name for _, name in sorted(d)) for d in dims))
 
 
 def enumerate_layouts(graph: Graph, mesh: LogicalMesh) -> Layouts:
     """All options of all nodes: every axis on any class it divides, or on none."""
     sizes = tuple(axis.size for axis in mesh.axes)
     classes = tuple(_most_important(graph, node) for node in graph.nodes)
-    cache: dict[tuple[int, ...], Ints] = {}
-    options: list[Ints] = []
-    for kept in classes:
-        key = tuple(graph.size[c] for c in kept)
-        if key not in cache:
-            cache[key] = _options(key, sizes)
-        options.append(cache[key])
-    return Layouts(mesh, classes, tuple(options))
+    found = [_options(tuple(graph.size[c] for c in kept), sizes) for kept in classes]
+    return Layouts(mesh, classes, tuple(o for o, _ in found), tuple(r for _, r in found))
 
 
-def _options(class_sizes: tuple[int, ...], axis_sizes: tuple[int, ...]) -> Ints:
+@functools.lru_cache(maxsize=1024)
+def _options(class_sizes: tuple[int, ...], axis_sizes: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """Every assignment of axes to classes that divides, and every order of axes on one class."""
     rows: list[tuple[int, ...]] = []
+    ranks: list[tuple[int, ...]] = []
     choices = [
         [-1, *(i for i, n in enumerate(class_sizes) if n % size == 0)] if size > 1 else [-1]
         for size in axis_sizes
@@ -97,8 +101,25 @@ def _options(class_sizes: tuple[int, ...], axis_sizes: tuple[int, ...]) -> Ints:
             n % prod(axis_sizes[a] for a, c in enumerate(row) if c == i) == 0
             for i, n in enumerate(class_sizes)
         ):
-            rows.append(row)
-    return np.array(rows, dtype=np.int64).reshape(len(rows), len(axis_sizes))
+            for order in _orders(row):
+                rows.append(row)
+                ranks.append(order)
+    shape = (len(rows), len(axis_sizes))
+    return (
+        np.array(rows, dtype=np.int64).reshape(shape),
+        np.array(ranks, dtype=np.int64).reshape(shape),
+    )
+
+
+def _orders(row: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The ranks that axes on the same class may have; mesh order first."""
+    groups = [[a for a, c in enumerate(row) if c == i] for i in sorted(set(row) - {-1})]
+    for orders in itertools.product(*(itertools.permutations(g) for g in groups)):
+        rank = [0] * len(row)
+        for order in orders:
+            for place, a in enumerate(order):
+                rank[a] = place
+        yield tuple(rank)
 
 
 def _most_important(graph: Graph, node: Node) -> tuple[int, ...]:

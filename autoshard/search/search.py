@@ -161,9 +161,10 @@ class _Search:
         """
         if self.strategy == "auto":
             return self.meshes
-        needs = self.strategies[self.strategy].axes
+        expert = self.strategies[self.strategy]
+        needs = expert.needs
         named = [m for m in self.meshes if needs <= {a.name for a in m.axes}]
-        fitting = [m for m in named if needs <= {a.name for a in m.axes if a.size > 1}]
+        fitting = [m for m in named if _suits(expert, m)]
         if not named:
             have = " or ".join(f"({m})" for m in self.meshes)
             raise ValueError(
@@ -175,9 +176,8 @@ class _Search:
     def _experts(self, candidate: _Candidate) -> None:
         """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
         mesh = candidate.numbers.mesh
-        big = {axis.name for axis in mesh.axes if axis.size > 1}
         for name, expert in self.strategies.items():
-            if not expert.axes <= big:
+            if not _suits(expert, mesh):
                 continue
             solution = solve(
                 candidate.numbers.problem,
@@ -302,6 +302,12 @@ class _Search:
             self.machine.name,
             self.strategy,
         )
+
+
+def _suits(expert: Strategy, mesh: LogicalMesh) -> bool:
+    """Whether a strategy needs every large axis of a mesh, and finds all it needs."""
+    big = {axis.name for axis in mesh.axes if axis.size > 1}
+    return expert.needs <= big <= expert.uses
 
 
 def _distinct(meshes: Sequence[LogicalMesh]) -> list[LogicalMesh]:

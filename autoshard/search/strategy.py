@@ -39,8 +39,20 @@ class NodeView:
 
     @property
     def any_option(self) -> Mask:
-        first = next(iter(self.axis_on.values()))
-        return np.ones_like(first)
+        """All options."""
+        return np.ones_like(self.axis_on["data"])
+
+    @property
+    def batch_over_data(self) -> Mask:
+        """The options that split the batch over `data`; where there is none, `data` is idle."""
+        split = self.axis_on_batch["data"]
+        return split if split.any() else ~self.axis_on["data"]
+
+    @property
+    def state_over_data(self) -> Mask:
+        """The options that split anything over `data`; all where there is none."""
+        split = self.axis_on["data"]
+        return split if split.any() else self.any_option
 
 
 @dataclass(frozen=True)
@@ -50,13 +62,15 @@ class Strategy:
     Attributes:
         name: how users ask for it.
         source: the paper it comes from.
-        axes: the axes it needs to be larger than 1; it is not tried on other meshes.
+        needs: axes that must be larger than 1 for it to make sense.
+        uses: axes it lays anything over; others are left idle.
         allows: which options of a node it considers; where none is left the node stays whole.
     """
 
     name: str
     source: str
-    axes: frozenset[str]
+    needs: frozenset[str]
+    uses: frozenset[str]
     allows: Callable[[NodeView], Mask]
 
 
@@ -78,6 +92,9 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
             axis_on_batch=nothing | {name: is_batch[options[:, a]] for name, a in axes.items()},
         )
         mask = strategy.allows(view)
+        for name, a in axes.items():
+            if name not in strategy.uses:
+                mask = mask & (options[:, a] < 0)
         keep.append([int(i) for i in np.flatnonzero(mask)] or [0])
     return keep
 

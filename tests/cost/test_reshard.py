@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from autoshard.cost.collectives import collective_time_s
-from autoshard.cost.reshard import PARTIAL, WHOLE, local_bytes, reshard_table, steps
+from autoshard.cost.reshard import PARTIAL, WHOLE, local_bytes, on, reshard_table, steps
 from autoshard.machine import MeshAxis
 
+D0, D1 = on(0), on(1)
+MINOR = on(0, 1)
 AXES = (MeshAxis("data", 4, 1e9, 1e-6), MeshAxis("tensor", 2, 2e9, 1e-6))
 MIB = float(1 << 20)
 
@@ -22,23 +24,30 @@ def described(src: tuple[int, int], dst: tuple[int, int]) -> list[tuple[str, str
 @pytest.mark.parametrize(
     ("src", "dst", "expected"),
     [
-        ((0, 1), (0, 1), []),
-        ((WHOLE, WHOLE), (0, 1), []),  # slicing is free
-        ((0, WHOLE), (WHOLE, WHOLE), [("all-gather", "data", MIB)]),
-        ((0, 1), (WHOLE, 1), [("all-gather", "data", MIB / 2)]),
+        ((D0, D1), (D0, D1), []),
+        ((WHOLE, WHOLE), (D0, D1), []),  # slicing is free
+        ((D0, WHOLE), (WHOLE, WHOLE), [("all-gather", "data", MIB)]),
+        ((D0, D1), (WHOLE, D1), [("all-gather", "data", MIB / 2)]),
         ((PARTIAL, WHOLE), (WHOLE, WHOLE), [("all-reduce", "data", MIB)]),
-        ((PARTIAL, WHOLE), (0, WHOLE), [("reduce-scatter", "data", MIB)]),
-        ((0, WHOLE), (1, WHOLE), [("all-to-all", "data", MIB / 4)]),
+        ((PARTIAL, WHOLE), (D0, WHOLE), [("reduce-scatter", "data", MIB)]),
+        ((D0, WHOLE), (D1, WHOLE), [("all-to-all", "data", MIB / 4)]),
         # Slices come first and make everything after them smaller.
-        ((PARTIAL, WHOLE), (WHOLE, 1), [("all-reduce", "data", MIB / 2)]),
+        ((PARTIAL, WHOLE), (WHOLE, D1), [("all-reduce", "data", MIB / 2)]),
         # Reductions come before gathers: the gathered result is not reduced again.
         (
-            (PARTIAL, 0),
+            (PARTIAL, D0),
             (WHOLE, WHOLE),
             [("all-reduce", "data", MIB / 2), ("all-gather", "tensor", MIB)],
         ),
         # The minor axis stays on a dimension that the major one leaves: pieces change places.
-        ((0, 0), (WHOLE, 0), [("permute", "tensor", MIB / 8), ("all-gather", "data", MIB / 2)]),
+        (
+            (D0, MINOR),
+            (WHOLE, D0),
+            [("permute", "tensor", MIB / 8), ("all-gather", "data", MIB / 2)],
+        ),
+        ((MINOR, D0), (WHOLE, D0), [("all-gather", "data", MIB / 2)]),
+        # Two axes on one dimension swap their order.
+        ((D0, MINOR), (MINOR, D0), [("permute", "tensor", MIB / 8)]),
     ],
 )
 def test_steps(
@@ -48,7 +57,7 @@ def test_steps(
 
 
 def test_the_table_is_the_sum_of_the_steps() -> None:
-    states = [PARTIAL, WHOLE, 0, 1]
+    states = [PARTIAL, WHOLE, D0, D1, MINOR]
     src = np.array(list(itertools.product(states, states)))
     dst = np.array(list(itertools.product(states[1:], states[1:])))
     seconds, copies = reshard_table(src, dst, MIB, AXES)
@@ -63,6 +72,6 @@ def test_the_table_is_the_sum_of_the_steps() -> None:
 
 def test_an_axis_of_size_one_moves_nothing() -> None:
     axes = (MeshAxis("data", 1, 1e9, 1e-6),)
-    seconds, copies = reshard_table(np.array([[0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
+    seconds, copies = reshard_table(np.array([[D0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
     assert not seconds.any()
     assert not copies.any()

@@ -150,6 +150,15 @@ class _Search:
             self.interrupted = True
             self.tell("interrupted: the best plan so far is used")
         if self.best is None:
+            self.tell("nothing fits yet: looking for the least memory that would")
+            # The time may have run out before an answer was found that is there: fitting comes
+            # before haste.
+            for candidate in self.candidates:
+                if candidate.least is None:
+                    candidate.least = least_memory(candidate.numbers.problem, candidate.keep)
+                    if candidate.least.peak_bytes <= self.limit_bytes:
+                        self._offer(candidate, candidate.least.choice)
+        if self.best is None:
             raise self._infeasible()
         return self._found()
 
@@ -288,16 +297,12 @@ class _Search:
         return Found(Answer(numbers, choice), certificate, self.strategy)
 
     def _infeasible(self) -> InfeasibleError:
-        self.tell("nothing fits: looking for the least memory that would")
-        found: list[tuple[Least, MeshProblem]] = []
-        for candidate in self.candidates:
-            if candidate.least is None:
-                candidate.least = least_memory(candidate.numbers.problem, candidate.keep)
-            found.append((candidate.least, candidate.numbers))
+        found = [(c.least, c.numbers) for c in self.candidates if c.least is not None]
         least, numbers = min(found, key=lambda item: item[0].peak_bytes)
         return explain_infeasible(
             Answer(numbers, least.choice),
-            least.peak_bytes,
+            least,
+            min(other.bound_bytes for other, _ in found),
             self.limit_bytes,
             self.machine.name,
             self.strategy,

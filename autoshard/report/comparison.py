@@ -94,7 +94,7 @@ def communication(found: Comparison) -> Table:
             "+".join(row.axes),
             str(row.planned_count),
             str(row.count),
-            *_bytes_row("", row.predicted_bytes, row.compiled_bytes)[1:],
+            *_bytes_row("", row.predicted_bytes, row.compiled_bytes, found.checks_bytes)[1:],
         )
         for row in found.rows
     )
@@ -145,7 +145,7 @@ def missing(found: Comparison, everything: bool = False) -> Table:
 def _unplanned_row(item: Unplanned) -> tuple[str, ...]:
     s = item.seen
     over = "+".join(s.axes) + ("" if s.whole else " (part)")
-    where = " ".join(filter(None, (short(s.source), s.op_name.rpartition("/")[2])))
+    where = " ".join(filter(None, (short(s.source), s.op_name.rpartition("/")[2].rstrip(")"))))
     return (
         s.kind,
         over,
@@ -168,9 +168,11 @@ def _largest(found: Comparison) -> float:
     )
 
 
-def _bytes_row(what: str, predicted: float, compiled: float) -> tuple[str, ...]:
+def _bytes_row(
+    what: str, predicted: float, compiled: float, comparable: bool = True
+) -> tuple[str, ...]:
     difference = "-"
-    if compiled and predicted:
+    if compiled and predicted and comparable:
         difference = f"{100 * (predicted - compiled) / compiled:+.1f} %"
     return (what, units.size(predicted), units.size(compiled), difference)
 

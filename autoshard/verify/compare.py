@@ -41,6 +41,8 @@ class Equivalence:
 
 EQUIVALENCES = (
     Equivalence("as planned"),
+    # What a convert widens, or a TPU's matmul reads in bfloat16 anyway, travels narrow.
+    Equivalence("sent in the narrower type of the value's maker or reader", ratio=0.5),
     Equivalence("bfloat16 sent as float32", ("cpu",), ratio=2.0, counts_bytes=False),
     Equivalence(
         "all-reduce and slice for a reduce-scatter",
@@ -114,11 +116,12 @@ class Comparison:
 
     @property
     def communication_error(self) -> float:
-        """Bytes on one side only, as a share of the larger side's total."""
-        predicted = sum(r.predicted_bytes for r in self.rows)
-        compiled = sum(r.compiled_bytes for r in self.rows)
-        most = max(predicted, compiled)
-        return max(self.unplanned_bytes, self.missing_bytes) / most if most else 0.0
+        """Unplanned bytes as a share of all compiled, or missing ones as a share of all planned."""
+        sides = (
+            (self.unplanned_bytes, sum(r.compiled_bytes for r in self.rows)),
+            (self.missing_bytes, sum(r.predicted_bytes for r in self.rows)),
+        )
+        return max(part / whole if whole else 0.0 for part, whole in sides)
 
     @property
     def agrees(self) -> bool:

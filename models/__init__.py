@@ -10,4 +10,6 @@ Every model module offers the same few names:
 * `flops(config, batch_size)`: matmul FLOPs of one train step.
 
 `gpt_nnx` keeps Flax NNX's own shape instead: a model and an optimizer that are mutated.
+`gpt_serve` does not train: it has `make_step`, and says itself what may be donated.
+`parts` and `training` hold what several models share.
 """

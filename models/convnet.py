@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from autoshard.models.parts import convolve, group_norm, kernel, norm_params
+
 Params = dict[str, Any]
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -78,58 +80,30 @@ def _blocks(config: Config) -> Iterator[tuple[int, int, int, int]]:
             width_in = width
 
 
-def _kernel(key: jax.Array, size: int, n_in: int, n_out: int) -> jax.Array:
-    return jax.random.normal(key, (size, size, n_in, n_out)) * math.sqrt(2 / (size * size * n_in))
-
-
 def init(key: jax.Array, config: Config) -> State:
     """The training state; kernels are `[height, width, in, out]`."""
     keys = iter(jax.random.split(key, 2 + 3 * config.blocks * len(config.widths)))
 
-    def norm(n: int) -> Params:
-        return {"scale": jnp.ones(n), "bias": jnp.zeros(n)}
-
-    params: Params = {"stem": _kernel(next(keys), 3, config.channels, config.widths[0])}
+    params: Params = {"stem": kernel(next(keys), 3, config.channels, config.widths[0])}
     params["blocks"] = []
     for n_in, n_out, _, _ in _blocks(config):
         block = {
-            "norm1": norm(n_in),
-            "conv1": _kernel(next(keys), 3, n_in, n_out),
-            "norm2": norm(n_out),
-            "conv2": _kernel(next(keys), 3, n_out, n_out),
+            "norm1": norm_params(n_in),
+            "conv1": kernel(next(keys), 3, n_in, n_out),
+            "norm2": norm_params(n_out),
+            "conv2": kernel(next(keys), 3, n_out, n_out),
         }
         if n_in != n_out:
-            block["shortcut"] = _kernel(next(keys), 1, n_in, n_out)
+            block["shortcut"] = kernel(next(keys), 1, n_in, n_out)
         params["blocks"].append(block)
     last = config.widths[-1]
-    params["final_norm"] = norm(last)
+    params["final_norm"] = norm_params(last)
     params["head"] = jax.random.normal(next(keys), (last, config.classes)) / math.sqrt(last)
     return {
         "params": params,
         "opt_state": optimizer(config).init(params),
         "step": jnp.zeros((), jnp.int32),
     }
-
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve `x` `[batch, height, width, channels]`; only the stride shrinks it."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        window_strides=(stride, stride),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def group_norm(params: Params, x: jax.Array, groups: int) -> jax.Array:
-    """Normalise every group of channels over space, in float32."""
-    batch, height, width, channels = x.shape
-    wide = x.astype(jnp.float32).reshape(batch, height, width, groups, channels // groups)
-    mean = jnp.mean(wide, axis=(1, 2, 4), keepdims=True)
-    variance = jnp.mean(jnp.square(wide - mean), axis=(1, 2, 4), keepdims=True)
-    normal = ((wide - mean) * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
-    return (normal * params["scale"] + params["bias"]).astype(x.dtype)
 
 
 def apply(params: Params, images: jax.Array, config: Config) -> jax.Array:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from autoshard.models.parts import layer_norm
+
 Params = dict[str, Any]
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -119,15 +121,6 @@ def init(key: jax.Array, config: Config) -> State:
     if config.dropout > 0:
         state["key"] = dropout_key
     return state
-
-
-def layer_norm(params: Params, x: jax.Array) -> jax.Array:
-    """Normalise the last dimension in float32, return in the dtype of `x`."""
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
-    normal = (wide - mean) * jax.lax.rsqrt(variance + 1e-5)
-    return (normal * params["scale"] + params["bias"]).astype(x.dtype)
 
 
 def attention(params: Params, x: jax.Array, config: Config) -> jax.Array:

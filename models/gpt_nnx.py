@@ -130,6 +130,12 @@ def make_train_step(config: Config) -> TrainStep:
     return train_step
 
 
+def donate_argnums(config: Config) -> tuple[int, ...]:
+    """Arguments whose memory the step may take over: model and optimizer."""
+    del config
+    return (0, 1)
+
+
 def example_inputs(
     config: Config, batch_size: int, seed: int = 0
 ) -> tuple[GPT, nnx.Optimizer, Batch]:

@@ -7,7 +7,23 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-_MODULES = ("mlp", "gpt", "gpt_nnx", "gpt_linen", "convnet")
+_MODULES = (
+    "mlp",
+    "gpt",
+    "gpt_nnx",
+    "gpt_linen",
+    "gpt_serve",
+    "llama",
+    "moe",
+    "t5",
+    "ssm",
+    "vit",
+    "convnet",
+    "wideresnet",
+    "unet",
+    "dlrm",
+    "gnn",
+)
 
 
 @dataclass(frozen=True)
@@ -19,9 +35,21 @@ class Entry:
     config: Any
 
     def build(self, batch_size: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The train step and its abstract arguments."""
+        """The step and its abstract arguments."""
         arguments = self.module.abstract_inputs(self.config, batch_size)
-        return self.module.make_train_step(self.config), arguments
+        make = getattr(self.module, "make_step", None) or self.module.make_train_step
+        return make(self.config), arguments
+
+    @property
+    def trains(self) -> bool:
+        """Whether the step is a train step; otherwise it is one of inference."""
+        return not hasattr(self.module, "make_step")
+
+    @property
+    def donate_argnums(self) -> tuple[int, ...]:
+        """Arguments whose memory the step may take over; the state, where nothing is said."""
+        said = getattr(self.module, "donate_argnums", None)
+        return (0,) if said is None else tuple(said(self.config))
 
 
 def collect(modules: Iterable[tuple[str, Mapping[str, Any], Any]]) -> dict[str, Entry]:
@@ -53,14 +81,14 @@ def entries() -> dict[str, Entry]:
 
 
 def zoo(name: str, batch_size: int = 8) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A model's train step and its abstract arguments; allocates nothing.
+    """A model's step and its abstract arguments; allocates nothing.
 
     Args:
         name: such as "gpt-1.3b".
         batch_size: examples in a batch, over all devices.
 
     Returns:
-        `(train_step, arguments)`, fit for `jax.eval_shape(train_step, *arguments)`.
+        `(step, arguments)`, fit for `jax.eval_shape(step, *arguments)`.
 
     Raises:
         KeyError: no such model; names those there are.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoshard.cli import plan as plan_verb
+from autoshard.cli import verify as verify_verb
 from autoshard.cli.main import VERBS, main
 from autoshard.errors import InfeasibleError
 from autoshard.plan.model import Plan
@@ -240,3 +241,34 @@ def test_demo_is_there():
     from autoshard.cli.verb import resolve
 
     assert callable(resolve(DEMO))
+
+
+def test_verify_passes_its_flags_on_and_its_status_is_the_verdict(monkeypatch, capsys):
+    from tests.verify.test_compare import compared, planned
+
+    calls = []
+
+    def stand_in(*args, **options):
+        calls.append((args, options))
+        return compared([planned("all-gather", "data", 1, 8)], [], tolerance=options["tolerance"])
+
+    real = verify_verb.resolve
+    monkeypatch.setattr(
+        verify_verb, "resolve", lambda name: stand_in if name == verify_verb.VERIFY else real(name)
+    )
+    flags = ["--mesh", "data=8", "--strategy", "zero3", "--tolerance", "0.2"]
+    assert main(["verify", GOOD, "--on", "cpu:8", *flags]) == 1
+    assert "Planned and not compiled" in capsys.readouterr().out
+    ((args, options),) = calls
+    assert args[1:] == ("state", "batch")
+    assert options == {
+        "on": "cpu:8", "tolerance": 0.2, "mesh": {"data": 8}, "strategy": "zero3",
+        "donate_argnums": (0,),
+    }  # fmt: skip
+    assert main(["verify", GOOD, "--on", "cpu:8", "--tolerance", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agrees"] is True
+
+
+def test_verify_refuses_a_tolerance_that_is_none(capsys):
+    assert main(["verify", GOOD, "--on", "cpu:8", "--tolerance", "0"]) == 2
+    assert "write a share" in capsys.readouterr().err

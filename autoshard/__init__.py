@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autoshard.api import autoshard as autoshard
     from autoshard.api import plan as plan
     from autoshard.errors import AutoshardError as AutoshardError
+    from autoshard.errors import AutoshardWarning as AutoshardWarning
     from autoshard.errors import InfeasibleError as InfeasibleError
     from autoshard.errors import StateMismatchError as StateMismatchError
     from autoshard.errors import UnknownPrimitiveError as UnknownPrimitiveError
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Plan": "autoshard.plan.model:Plan",
     "Spec": "autoshard.program.spec:Spec",
     "AutoshardError": "autoshard.errors:AutoshardError",
+    "AutoshardWarning": "autoshard.errors:AutoshardWarning",
     "InfeasibleError": "autoshard.errors:InfeasibleError",
     "StateMismatchError": "autoshard.errors:StateMismatchError",
     "UnknownPrimitiveError": "autoshard.errors:UnknownPrimitiveError",

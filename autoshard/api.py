@@ -11,6 +11,7 @@ from typing import Any, overload
 import jax
 
 from autoshard import _compat
+from autoshard.errors import AutoshardWarning
 from autoshard.execute.initialise import initialise
 from autoshard.execute.program import Executable, OtherSignature, executable, say_moved
 from autoshard.execute.shardings import jax_mesh
@@ -26,10 +27,22 @@ from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.devices import compiler_devices
 from autoshard.verify.witness import compile_plan
 
+# Frames between a warning and the line of the user's that called the step.
+_USER_FRAME = 5
+
 
 @dataclass(frozen=True)
 class _Call:
-    """One call, ready for tracing: flat dynamic values, their names, and how to run them."""
+    """One call, ready for tracing.
+
+    Attributes:
+        layout: how it was made.
+        values: its dynamic values, NNX modules taken apart.
+        names: what these are called.
+        donated: which of them are donated.
+        modules: how to put modules back, None if there were none.
+        pure: runs the user's function on the values.
+    """
 
     layout: Layout
     values: tuple[Any, ...]
@@ -37,6 +50,20 @@ class _Call:
     donated: frozenset[int]
     modules: Modules | None
     pure: Callable[..., Any]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What must agree, beside the signature, for two calls to share a plan."""
+        return (self.layout, self.modules.graph if self.modules else None)
+
+
+@dataclass
+class _Entry:
+    """What is known for one signature; `run` is built when something is to be run or compiled."""
+
+    traced: Traced
+    plan: Plan
+    run: Executable | None = None
 
 
 class Autosharded:
@@ -47,11 +74,10 @@ class Autosharded:
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         self._fn, self._options = fn, options
         self._calls = Calls(fn, options)
-        self._entries: dict[Any, dict[Any, Executable]] = {}
-        self._planned: dict[Any, tuple[Traced, Plan]] = {}
-        self._last: Executable | None = None
-        self._last_plan: Plan | None = None
-        self._fast: dict[Layout, Executable] = {}
+        self._entries: dict[Any, dict[Any, _Entry]] = {}
+        self._last: Plan | None = None
+        # Where a kind of call has only ever had one signature, JAX's own dispatch checks it.
+        self._only: dict[Any, Executable] = {}
         functools.update_wrapper(self, fn)
 
     # -- calling -----------------------------------------------------------------------------
@@ -61,32 +87,54 @@ class Autosharded:
             # Inside another transformation the function is what it was.
             return self._fn(*args, **kwargs)
         layout, dynamic = self._calls.split(args, kwargs)
-        run = self._fast.get(layout)
+        run = self._only.get(layout)
         if run is not None:
             try:
                 return run.jitted(*dynamic)
-            except OtherSignature:
+            except (OtherSignature, TypeError, ValueError):
+                # JAX refuses arguments that are shaped or placed otherwise before anything runs.
+                # The slow way finds out which they are, and meets again whatever it can't mend.
                 pass
-            except (TypeError, ValueError):
-                # JAX refuses arguments placed or shaped otherwise before anything has run;
-                # the slow path finds out which, and raises again what it can't explain.
-                pass
-        return self._slow(layout, dynamic)
-
-    def _slow(self, layout: Layout, dynamic: tuple[Any, ...]) -> Any:
         call = self._prepare(layout, dynamic)
-        sig = signature(call.values, call.names)
-        run = self._executable(call, sig)
-        placed, moved = run.place(call.values)
-        if moved:
-            say_moved(self.__name__, moved, run.plan)
         if call.modules is None:
-            out = run.jitted(*placed)
-            self._fast[layout] = run
-            return out
-        state, out = run.jitted(*placed)
+            return self._run(call)
+        state, out = self._run(call)
         put_back(call.modules, dynamic, state)
         return out
+
+    def _run(self, call: _Call) -> Any:
+        run = self._only.get(call.kind)
+        if run is not None:
+            try:
+                return run.jitted(*call.values)
+            except (OtherSignature, TypeError, ValueError):
+                pass
+        if isinstance(self._options.devices, str):
+            raise ValueError(
+                f"devices={self._options.devices!r} is a description; nothing can run on it. Use"
+                f" {self.__name__}.plan_for(...) or {self.__name__}.lower(...).compile()"
+            )
+        with Progress() as progress:
+            entry = self._entry(call, progress)
+            fresh = entry.run is None
+            run = self._executable(entry, call)
+            placed, moved = run.place(call.values)
+            if moved:
+                say_moved(self.__name__, moved, run.plan)
+            if fresh:
+                progress.phase("compiling")
+            out = run.jitted(*placed)
+        self._remember(call, run)
+        return out
+
+    def _remember(self, call: _Call, run: Executable) -> None:
+        """Let later calls go straight to the compiled program, as long as there is but one."""
+        keys = [call.kind] if call.modules is not None else [call.kind, call.layout]
+        for key in keys:
+            if len(self._entries[call.kind]) == 1:
+                self._only[key] = run
+            else:
+                self._only.pop(key, None)
 
     def _prepare(self, layout: Layout, dynamic: tuple[Any, ...]) -> _Call:
         names = self._calls.dynamic_names(layout)
@@ -106,51 +154,39 @@ class Autosharded:
             new_donated.add(0)
         return _Call(layout, values, new_names, frozenset(new_donated), modules, modules.pure(call))
 
-    def _executable(self, call: _Call, sig: Signature) -> Executable:
-        kind = (call.layout, call.modules.graph if call.modules else None)
-        entries = self._entries.setdefault(kind, {})
-        key = sig.key
-        if key in entries:
-            run = entries[key]
-        else:
+    def _entry(self, call: _Call, progress: Progress) -> _Entry:
+        """The plan for a call's signature, made now if there is none."""
+        sig = signature(call.values, call.names)
+        entries = self._entries.setdefault(call.kind, {})
+        if sig.key not in entries:
             if entries:
-                previous = next(reversed(entries.values()))
-                self._explain_replan(previous.traced.signature, sig)
-            with Progress() as progress:
-                traced, plan = self._plan(call, sig, progress)
-                progress.phase("compiling")
-                mesh = jax_mesh(plan.mesh, self._devices(plan))
-                run = executable(traced, plan, mesh, call.donated)
-                entries[key] = run
-                if not isinstance(self._options.devices, str):
-                    # Compile under the progress line; the call itself then finds it in the cache.
-                    placed, _ = run.place(call.values)
-                    del placed
-        self._last, self._last_plan = run, run.plan
-        return run
-
-    def _plan(self, call: _Call, sig: Signature, progress: Progress) -> tuple[Traced, Plan]:
-        kind = (call.layout, call.modules.graph if call.modules else None, sig.key)
-        if kind not in self._planned:
+                previous = next(reversed(entries.values())).traced.signature
+                warnings.warn(
+                    f"{self.__name__}: planning again: {difference(previous, sig)}",
+                    AutoshardWarning,
+                    stacklevel=_USER_FRAME,
+                )
             progress.phase("tracing")
             traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
             progress.phase("searching")
-            plan = make_plan(traced, self._options, progress.update)
-            self._planned[kind] = (traced, plan)
-        traced, plan = self._planned[kind]
-        self._last_plan = plan
-        return traced, plan
+            entries[sig.key] = _Entry(traced, make_plan(traced, self._options, progress.update))
+        entry = entries[sig.key]
+        self._last = entry.plan
+        return entry
 
-    def _devices(self, plan: Plan) -> Sequence[Any]:
+    def _executable(self, entry: _Entry, call: _Call) -> Executable:
+        if entry.run is None:
+            mesh = jax_mesh(entry.plan.mesh, self._devices())
+            entry.run = executable(entry.traced, entry.plan, mesh, call.donated)
+        return entry.run
+
+    def _devices(self) -> Sequence[Any]:
         devices = self._options.devices
         if isinstance(devices, str):
             return compiler_devices(machine_of(devices))
         if devices is None and isinstance(self._options.mesh, jax.sharding.Mesh):
             return list(self._options.mesh.devices.flat)
         return jax.devices() if devices is None else list(devices)
-
-    def _explain_replan(self, old: Signature, new: Signature) -> None:
-        warnings.warn(f"{self.__name__}: planning again: {difference(old, new)}", stacklevel=5)
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -161,26 +197,27 @@ class Autosharded:
         Raises:
             RuntimeError: nothing was planned yet.
         """
-        if self._last_plan is None:
+        if self._last is None:
             raise RuntimeError(
                 f"{self.__name__} has no plan yet: call it, or use"
                 f" {self.__name__}.plan_for(*abstract_args)"
             )
-        return self._last_plan
+        return self._last
 
     def plan_for(self, *args: Any, **kwargs: Any) -> Plan:
         """Plan for these arguments (arrays or `jax.ShapeDtypeStruct`s) without running."""
         call = self._prepare(*self._calls.split(args, kwargs))
         with Progress() as progress:
-            return self._plan(call, signature(call.values, call.names), progress)[1]
+            return self._entry(call, progress).plan
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """As `jax.jit(f).lower`: `.compile()`, `.as_text()`, ..., with the plan applied."""
         call = self._prepare(*self._calls.split(args, kwargs))
-        sig = signature(call.values, call.names)
-        run = self._executable(call, sig)
+        with Progress() as progress:
+            entry = self._entry(call, progress)
+        sig = entry.traced.signature
         structs = jax.tree_util.tree_unflatten(sig.in_tree, sig.structs)
-        return run.jitted.lower(*structs)
+        return self._executable(entry, call).jitted.lower(*structs)
 
     def verify(
         self, *args: Any, tolerance: float = 0.1, remember: bool = True, **kwargs: Any
@@ -195,15 +232,14 @@ class Autosharded:
         """
         call = self._prepare(*self._calls.split(args, kwargs))
         with Progress() as progress:
-            traced, plan = self._plan(call, signature(call.values, call.names), progress)
+            entry = self._entry(call, progress)
+            plan = entry.plan
             file = cache.place(plan, call.donated)
             witness = cache.load(file) if remember else None
             if witness is None:
                 progress.phase(f"compiling for {plan.machine.name}")
-                devices = self._devices(plan)
-                run = executable(traced, plan, jax_mesh(plan.mesh, devices), call.donated)
                 platform = machine_of(self._options.devices).chip.platform
-                witness = compile_plan(run, platform, progress.update)
+                witness = compile_plan(self._executable(entry, call), platform, progress.update)
                 cache.store(file, witness)
         return compare(plan, witness, tolerance)
 
@@ -214,12 +250,11 @@ class Autosharded:
         is no layout to follow: leaves are then split evenly over all devices, and moved once by
         the first call of the step; `plan_for(...)` beforehand avoids that.
         """
-        plan, devices = self._last_plan, self._options.devices
-        if isinstance(devices, str):
-            raise ValueError(f"devices={devices!r} is a description; nothing can run on it")
-        if plan is not None:
-            devices = self._devices(plan)
-        return initialise(fn, args, kwargs, plan, devices)
+        if isinstance(self._options.devices, str):
+            raise ValueError(
+                f"devices={self._options.devices!r} is a description; nothing can run on it"
+            )
+        return initialise(fn, args, kwargs, self._last, self._devices())
 
 
 def difference(old: Signature, new: Signature) -> str:

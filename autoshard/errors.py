@@ -7,6 +7,10 @@ class AutoshardError(Exception):
     """Base of every error this package raises on purpose."""
 
 
+class AutoshardWarning(UserWarning):
+    """Something was done that the user may not expect: planned again, moved, left whole."""
+
+
 class StateMismatchError(AutoshardError, TypeError):
     """The step's output state does not match its input state."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from autoshard.errors import AutoshardWarning
 from autoshard.execute.replay import Replay
 from autoshard.execute.shardings import constraint_table, sharding
 from autoshard.plan import units
@@ -113,5 +114,6 @@ def say_moved(name: str, moved: Sequence[str], plan: Plan) -> None:
         f"{name}: moved {first}{more} to where the plan keeps them"
         f" ({first}: {sizes[first].spec}; {units.size(total)} per device). Initialise with"
         f" {name}.init(...) or load onto plan.shardings() to avoid this.",
+        AutoshardWarning,
         stacklevel=4,
     )

@@ -28,11 +28,14 @@ def holds_modules(values: Sequence[Any]) -> bool:
     # Modules, optimizers, metrics and Rngs are all `Pytree`s; a bare variable is not.
     kinds = (nnx.Pytree, nnx.Variable)
 
-    def is_module(x: Any) -> bool:
-        return isinstance(x, kinds)
+    def stop(x: Any) -> bool:
+        # The variables of a State belong to no module: it is the plain pytree of `nnx.split`.
+        return isinstance(x, (*kinds, nnx.State))
 
     return any(
-        is_module(leaf) for v in values for leaf in jax.tree_util.tree_leaves(v, is_leaf=is_module)
+        isinstance(leaf, kinds)
+        for v in values
+        for leaf in jax.tree_util.tree_leaves(v, is_leaf=stop)
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from autoshard.errors import StateMismatchError
+from autoshard.errors import AutoshardWarning, StateMismatchError
 
 if TYPE_CHECKING:
     from autoshard.trace.function import LeafInfo, Signature
@@ -103,4 +103,4 @@ def _report(
     )
     if donated:
         raise StateMismatchError(text + " The argument is donated, so its buffers would be lost.")
-    warnings.warn(text, stacklevel=2)
+    warnings.warn(text, AutoshardWarning, stacklevel=2)

@@ -98,9 +98,7 @@ def communication(found: Comparison) -> Table:
         )
         for row in found.rows
     )
-    foot = (
-        "tensors sent in one step, trips of loops counted; bytes of the larger side on one device"
-    )
+    foot = "tensors sent in a step, trips of loops counted; bytes of the larger side on one device"
     return Table("Collectives", columns, rows, foot=foot)
 
 
@@ -173,7 +171,8 @@ def _bytes_row(
 ) -> tuple[str, ...]:
     difference = "-"
     if compiled and predicted and comparable:
-        difference = f"{100 * (predicted - compiled) / compiled:+.1f} %"
+        off = predicted / compiled - 1
+        difference = f"{100 * off:+.1f} %" if off < 10 else f"{off + 1:.0f}x"
     return (what, units.size(predicted), units.size(compiled), difference)
 
 

@@ -8,6 +8,7 @@ compiled is *missing*.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -307,7 +308,11 @@ def _explained(unplanned: Sequence[Seen], missing: Sequence[Collective]) -> tupl
                 left.remove(found)
                 what = f"{found.kind} over {'+'.join(found.axes)} of {found.tensor}"
                 times = f" x{found.count}" if found.count > 1 else ""
-                out.append(Unplanned(seen, f"{what}{times} at {found.source} ({found.reason})"))
+                out.append(
+                    Unplanned(
+                        seen, f"{what}{times} at {os.path.basename(found.source)} ({found.reason})"
+                    )
+                )
                 break
         else:
             out.append(Unplanned(seen))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.sat.python import cp_model
 
+from autoshard.search.interrupt import stopped_by_ctrl_c
 from autoshard.search.problem import Floats, Problem, Usage
 
 _BYTES_UNIT = 1024.0
@@ -131,7 +132,7 @@ def _at(usage: Sequence[Usage], when: int) -> Floats | None:
     return total
 
 
-class _Stop(cp_model.CpSolverSolutionCallback):
+class _Better(cp_model.CpSolverSolutionCallback):
     def __init__(self, on_better: Callable[[float], None], constant: float, unit_s: float) -> None:
         super().__init__()
         self.on_better, self.constant, self.unit_s = on_better, constant, unit_s
@@ -179,7 +180,10 @@ def close(
         solver.parameters.random_seed = seed
         solver.parameters.num_workers = 2
         solver.parameters.relative_gap_limit = tolerance
-        status = solver.solve(model.model, _Stop(on_better, model.constant, unit_s))
+        solver.parameters.catch_sigint_signal = False
+        watcher = _Better(on_better, model.constant, unit_s)
+        with stopped_by_ctrl_c(solver.stop_search):
+            status = solver.solve(model.model, watcher)
         if status == cp_model.INFEASIBLE:
             return Closed(None, math.inf, optimal=False, infeasible=True)
         # One unit of rounding per chosen term at most.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from autoshard.search.interrupt import stopped_by_ctrl_c
 from autoshard.search.problem import Problem, Usage
 from autoshard.search.reduce import Keep, reduce
 
@@ -89,7 +90,9 @@ def least_memory(problem: Problem, keep: Keep | None = None, time_limit_s: float
         solver.parameters.max_time_in_seconds = per_round
         solver.parameters.num_workers = 2
         solver.parameters.random_seed = 0
-        status = solver.solve(model)
+        solver.parameters.catch_sigint_signal = False
+        with stopped_by_ctrl_c(solver.stop_search):
+            status = solver.solve(model)
         # Sizes were rounded up to the unit, each by less than one.
         rounding = _UNIT_BYTES * (len(x) + len(y))
         bound = max(bound, solver.best_objective_bound * _UNIT_BYTES - rounding)

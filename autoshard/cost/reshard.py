@@ -129,9 +129,12 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
     """The layouts a tensor passes through on its way from one state `[axes]` to another.
 
     One per collective, in the order of `steps`, so that a compiler told to visit them one after
-    the other has one thing to do at a time. Partial sums count as whole. The source comes first,
-    unless sums are pending: then the first stage is already sliced, and no sum is finished for
-    parts that are thrown away.
+    the other has one thing to do at a time. The source comes first unless sums are pending.
+
+    Sums want care, and what follows was found by compiling for TPU and GPU. Told where a sum
+    shall be scattered, XLA forms the reduce-scatter itself; told to finish the sum first, it may
+    finish all of it. But with an axis that the op leaves idle, the direct way is lost on it (it
+    splits the op over that axis and passes pieces around): then the summed value comes first.
     """
     now, goal = src.copy(), dst
     live = [a for a, axis in enumerate(axes) if axis.size > 1]
@@ -143,16 +146,18 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
         if not found or not np.array_equal(found[-1], visible):
             found.append(visible)
 
-    partial = any(src[a] == PARTIAL for a in live)
-    if not partial:
+    pending = [a for a in live if dims[a] == PARTIAL]
+    idle = any(dims[a] == WHOLE for a in live)
+    if not pending:
         show()
     for a in live:
         if dims[a] == WHOLE and goals[a] >= 0:
             now[a] = goal[a]
-    show()
-    for a in live:
-        if dims[a] == PARTIAL:
-            now[a] = goal[a]
+    if idle or not pending:
+        show()
+    for a in sorted(pending, key=lambda a: goals[a] < 0):
+        now[a] = goal[a]
+        if goals[a] >= 0:
             show()
     for a in live:
         if dims[a] >= 0 and goals[a] >= 0 and dims[a] != goals[a]:

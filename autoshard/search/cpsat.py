@@ -24,7 +24,8 @@ from ortools.sat.python import cp_model
 from autoshard.search.interrupt import stopped_by_ctrl_c
 from autoshard.search.problem import Floats, Problem, Usage
 
-_BYTES_UNIT = 1024.0
+# Bytes are counted in units of at least one, and of this fraction of the limit.
+_BYTES_RESOLUTION = 2.0**30
 # Costs are rounded to this fraction of a known answer's cost: far below what a model can tell.
 _COST_RESOLUTION = 1e-7
 
@@ -91,11 +92,12 @@ class _Model:
         """Bytes in use at one time must fit."""
         if math.isinf(self.problem.limit_bytes):
             return
+        unit = max(1.0, self.problem.limit_bytes / _BYTES_RESOLUTION)
         terms: list[cp_model.IntVar] = []
         weights: list[int] = []
 
         def add(var: cp_model.IntVar, size: float) -> None:
-            weight = math.ceil(size / _BYTES_UNIT)
+            weight = math.ceil(size / unit)
             if weight:
                 terms.append(var)
                 weights.append(weight)
@@ -110,7 +112,7 @@ class _Model:
             if size is not None:
                 for (a, b), var in self.y[k].items():
                     add(var, float(size[a, b]))
-        bound = math.floor(self.problem.limit_bytes / _BYTES_UNIT)
+        bound = math.floor(self.problem.limit_bytes / unit)
         self.model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= bound)
 
     def hint(self, choice: Sequence[int]) -> None:

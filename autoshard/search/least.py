@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from autoshard.search.dual import polish
 from autoshard.search.interrupt import stopped_by_ctrl_c
 from autoshard.search.problem import Problem, Usage
 from autoshard.search.reduce import Keep, reduce
 
-_UNIT_BYTES = 1024.0
+# Bytes are counted in units of at least one, and of this fraction of a known peak.
+_RESOLUTION = 2.0**30
+# Peaks this close (relative) are as good as equal.
+_CLOSE_ENOUGH = 2e-3
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,19 @@ class Least:
     choice: tuple[int, ...]
 
 
-def least_memory(problem: Problem, keep: Keep | None = None, time_limit_s: float = 10.0) -> Least:
+def least_memory(
+    problem: Problem,
+    keep: Keep | None = None,
+    time_limit_s: float = 10.0,
+    hints: Sequence[Sequence[int]] = (),
+) -> Least:
     """The smallest peak over all answers, as far as the time goes; costs are ignored.
 
-    Only options in `keep` are used, if given. Rows for program points are added until the
-    answer's true peak is the one the model believes in.
+    Args:
+        problem: the numbers.
+        keep: options allowed per variable; all by default.
+        time_limit_s: wall clock.
+        hints: known answers to start from.
     """
     free = Problem(
         tuple(type(v)(v.cost_s * 0.0, v.usage, v.label) for v in problem.variables),
@@ -44,66 +57,105 @@ def least_memory(problem: Problem, keep: Keep | None = None, time_limit_s: float
     )
     reduced = reduce(free, keep)
     small = reduced.problem
+    starts = [s for s in map(reduced.lower, hints) if s is not None]
+    best = min([_descend(small), *starts], key=small.peak_bytes)
+    best, bound = _squeeze(small, best, time.monotonic() + time_limit_s)
+    peak = small.peak_bytes(best)
+    bound = max(bound, small.unavoidable_bytes())
+    return Least(peak, min(bound, peak), reduced.lift(best))
+
+
+def _descend(problem: Problem, rounds: int = 60) -> tuple[int, ...]:
+    """A quick answer: charge for memory at the worst times, over and over."""
+    choice = tuple(0 for _ in problem.variables)
+    best, price = choice, dict[int, float]()
+    for _ in range(rounds):
+        used = problem.usage_bytes(choice)
+        if used.max(initial=0.0) < problem.peak_bytes(best):
+            best = choice
+        when = int(used.argmax()) if len(used) else 0
+        price[when] = price.get(when, 0.0) + 1.0
+        choice = polish(problem, choice, price)
+    return min(best, choice, key=problem.peak_bytes)
+
+
+def _squeeze(
+    problem: Problem, start: tuple[int, ...], deadline: float
+) -> tuple[tuple[int, ...], float]:
+    """Exactly: minimise the peak, adding a row per program point that turns out to be one.
+
+    Returns:
+        (the best answer, a bound on every answer's peak).
+    """
+    best, least = start, problem.peak_bytes(start)
+    if not least:
+        return best, 0.0
+    unit = max(1.0, least / _RESOLUTION)
     model = cp_model.CpModel()
-    x = [[model.new_bool_var("") for _ in v.cost_s] for v in small.variables]
+    x = [[model.new_bool_var("") for _ in v.cost_s] for v in problem.variables]
     for row in x:
         model.add_exactly_one(row)
     y: list[list[tuple[int, int, cp_model.IntVar]]] = []
-    for p in small.pairs:
+    for p in problem.pairs:
         cells: list[tuple[int, int, cp_model.IntVar]] = []
-        if p.usage:
-            for a, b in _nonzero(p.usage):
-                both = model.new_bool_var("")
-                model.add_bool_or([x[p.a][a].negated(), x[p.b][b].negated(), both])
-                cells.append((a, b, both))
+        for a, b in _nonzero(p.usage):
+            both = model.new_bool_var("")
+            model.add_bool_or([x[p.a][a].negated(), x[p.b][b].negated(), both])
+            cells.append((a, b, both))
         y.append(cells)
-    peak = model.new_int_var(0, 1 << 50, "peak")
+    peak = model.new_int_var(0, math.ceil(least / unit) + len(x) + len(y), "peak")
     model.minimize(peak)
     rows: set[int] = set()
-    choice = tuple(0 for _ in small.variables)
-    per_round = max(time_limit_s / 8, 0.5)
-    best, bound = (math.inf, choice), 0.0
-    for _ in range(40):
-        used = small.usage_bytes(choice)
-        if float(used.max()) < best[0]:
-            best = (float(used.max()), choice)
-        order = [int(t) for t in (-used).argsort()[:4] if int(t) not in rows]
-        if not order or (rows and used[order[0]] <= max(used[list(rows)]) * (1 + 1e-6)):
+    choice, bound = start, 0.0
+    while (left := deadline - time.monotonic()) > 0.05:
+        used = problem.usage_bytes(choice)
+        worst = [int(t) for t in (-used).argsort()[:4] if int(t) not in rows]
+        known = max((used[t] for t in rows), default=-1.0)
+        if not worst or used[worst[0]] <= known * (1 + 1e-9):
             break
-        for when in order[:2]:
+        for when in worst[:2]:
             rows.add(when)
             terms, weights = [], []
-            for i, v in enumerate(small.variables):
+            for i, v in enumerate(problem.variables):
                 for u in v.usage:
                     if u.start <= when <= u.end:
                         terms += x[i]
-                        weights += [math.ceil(s / _UNIT_BYTES) for s in u.size_bytes]
-            for p, cells in zip(small.pairs, y, strict=True):
+                        weights += [math.ceil(s / unit) for s in u.size_bytes]
+            for p, cells in zip(problem.pairs, y, strict=True):
                 for u in p.usage:
                     if u.start <= when <= u.end:
                         terms += [c for _, _, c in cells]
-                        weights += [
-                            math.ceil(u.size_bytes[a, b] / _UNIT_BYTES) for a, b, _ in cells
-                        ]
+                        weights += [math.ceil(u.size_bytes[a, b] / unit) for a, b, _ in cells]
             model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= peak)
+        model.clear_hints()  # type: ignore[no-untyped-call]
+        for row, s in zip(x, best, strict=True):
+            for k, var in enumerate(row):
+                model.add_hint(var, int(k == s))
         solver = cp_model.CpSolver()
-        solver.parameters.max_time_in_seconds = per_round
+        solver.parameters.max_time_in_seconds = left
         solver.parameters.num_workers = 2
         solver.parameters.random_seed = 0
+        solver.parameters.relative_gap_limit = _CLOSE_ENOUGH
         solver.parameters.catch_sigint_signal = False
         with stopped_by_ctrl_c(solver.stop_search):
             status = solver.solve(model)
         # Sizes were rounded up to the unit, each by less than one.
-        rounding = _UNIT_BYTES * (len(x) + len(y))
-        bound = max(bound, solver.best_objective_bound * _UNIT_BYTES - rounding)
+        rounding = unit * (len(x) + len(y))
+        bound = max(bound, solver.best_objective_bound * unit - rounding)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             break
         choice = tuple(
             next(s for s, var in enumerate(row) if solver.boolean_value(var)) for row in x
         )
-    return Least(best[0], min(bound, best[0]), reduced.lift(best[1]))
+        if problem.peak_bytes(choice) < problem.peak_bytes(best):
+            best = choice
+    return best, bound
 
 
 def _nonzero(usage: Sequence[Usage]) -> list[tuple[int, int]]:
-    total = sum(u.size_bytes for u in usage)
-    return [(int(a), int(b)) for a, b in zip(*total.nonzero(), strict=True)]  # type: ignore[union-attr]
+    if not usage:
+        return []
+    total = usage[0].size_bytes
+    for u in usage[1:]:
+        total = total + u.size_bytes
+    return [(int(a), int(b)) for a, b in zip(*total.nonzero(), strict=True)]

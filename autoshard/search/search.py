@@ -251,7 +251,7 @@ class _Search:
         mesh, problem = candidate.numbers.mesh, candidate.numbers.problem
         self.tell(f"mesh {mesh}: looking for a layout that fits {units.size(self.limit_bytes)}")
         left = max(self.deadline - time.monotonic(), 1.0) / 2
-        candidate.least = least_memory(problem, candidate.keep, time_limit_s=left)
+        candidate.least = least_memory(problem, candidate.keep, left, candidate.hints)
         if candidate.least.peak_bytes <= problem.limit_bytes:
             self._offer(candidate, candidate.least.choice)
             self._solve(candidate, exact=False)

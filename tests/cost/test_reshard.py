@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autoshard.cost.collectives import collective_time_s
-from autoshard.cost.reshard import PARTIAL, WHOLE, local_bytes, on, reshard_table, steps
+from autoshard.cost.reshard import PARTIAL, WHOLE, local_bytes, on, reshard_table, stages, steps
 from autoshard.machine import MeshAxis
 
 D0, D1 = on(0), on(1)
@@ -75,3 +75,24 @@ def test_an_axis_of_size_one_moves_nothing() -> None:
     seconds, copies = reshard_table(np.array([[D0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
     assert not seconds.any()
     assert not copies.any()
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "expected"),
+    [
+        ((D0, WHOLE), (WHOLE, WHOLE), [(D0, WHOLE), (WHOLE, WHOLE)]),
+        # An exchange and a gather, one after the other.
+        ((D0, MINOR), (WHOLE, D1), [(D0, MINOR), (D0, D1), (WHOLE, D1)]),
+        # Sums over both axes, one scattered: no stage finishes the whole sum.
+        ((PARTIAL, PARTIAL), (WHOLE, D0), [(WHOLE, D0)]),
+        ((PARTIAL, PARTIAL), (D1, D0), [(D1, WHOLE), (D1, D0)]),
+        # An idle axis: the summed value first.
+        ((PARTIAL, WHOLE), (D0, WHOLE), [(WHOLE, WHOLE), (D0, WHOLE)]),
+        ((PARTIAL, WHOLE), (D0, D1), [(WHOLE, D1), (D0, D1)]),
+    ],
+)
+def test_stages_are_one_collective_apart(
+    src: tuple[int, int], dst: tuple[int, int], expected: list[tuple[int, int]]
+) -> None:
+    found = stages(np.array(src), np.array(dst), AXES)
+    assert [tuple(int(x) for x in state) for state in found] == expected

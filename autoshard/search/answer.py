@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from autoshard.cost.collectives import collective_time_s
-from autoshard.cost.liveness import is_reduction
 from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, stages, steps
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
-from autoshard.program.rule import Combiner, FactorKind, OpClass
+from autoshard.program.rule import Combiner, OpClass
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem, wire_bytes
-from autoshard.search.graph import Dims, Flow
+from autoshard.search.graph import Dims, Flow, Sum
 from autoshard.search.kinds import Kind, batch_classes, node_kinds
 from autoshard.search.layouts import spec_of
 
@@ -194,7 +193,7 @@ class Answer:
 
     def collectives(self) -> tuple[Collective, ...]:
         found = [c for flow in self.graph.flows for c in self._of_flow(flow)]
-        found += [c for op in self.program.ops for c in self._of_reduction(op)]
+        found += [c for made in self.graph.sums for c in self._of_sum(made)]
         return tuple(sorted(found, key=lambda c: -c.seconds))
 
     def _of_flow(self, flow: Flow) -> Iterator[Collective]:
@@ -212,24 +211,14 @@ class Answer:
                 self._why(flow),
             )
 
-    def _of_reduction(self, op: Op) -> Iterator[Collective]:
-        node = self.graph.op_node[op.id]
-        if self.graph.nodes[node].own is not None or not is_reduction(op):
-            return
-        classes = self.graph.op_classes[op.id]
-        summed = [
-            (c, f.combiner)
-            for f, c in zip(op.rule.factors, classes, strict=True)
-            if c is not None and f.kind is FactorKind.REDUCTION and f.combiner is not None
-        ]
-        for out, dims in zip(op.outputs, op.rule.results, strict=True):
-            out_dims = tuple(None if f is None else classes[f] for f in dims)
-            row = self._row(node, out_dims, summed)
-            size = float(local_bytes(row, self.program.tensors[out].size_bytes, self.axes)[0])
-            for a in np.flatnonzero(row[0] == PARTIAL):
-                if self.axes[a].size > 1:
-                    times = self.program.times(op.region)
-                    yield self._collective("all-reduce", int(a), size, times, out, op, _SUM)
+    def _of_sum(self, made: Sum) -> Iterator[Collective]:
+        op = self.program.ops[made.op]
+        row = self._row(made.node, made.dims, made.partial)
+        size = float(local_bytes(row, self.program.tensors[made.tensor].size_bytes, self.axes)[0])
+        times = self.program.times(op.region)
+        for a in np.flatnonzero(row[0] == PARTIAL):
+            if self.axes[a].size > 1:
+                yield self._collective("all-reduce", int(a), size, times, made.tensor, op, _SUM)
 
     def _collective(
         self, kind: str, axis: int, size: float, times: int, tensor: int, op: Op, reason: str

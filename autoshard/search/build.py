@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import matmul_time_s, memory_time_s
-from autoshard.cost.liveness import Liveness, is_reduction, liveness
+from autoshard.cost.liveness import Liveness, liveness
 from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
-from autoshard.program.rule import FactorKind, OpClass
-from autoshard.search.graph import Flow, Graph, build_graph
+from autoshard.program.rule import OpClass
+from autoshard.search.graph import Flow, Graph, build_graph, classes_of
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
 
@@ -91,7 +91,7 @@ class _Builder:
         usage: list[list[Usage]] = [[] for _ in range(n)]
         self._own_ops(cost)
         self._fusible_traffic(cost)
-        self._reductions(cost)
+        self._sums(cost)
         self._storage(usage)
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
         for flow in self.graph.flows:
@@ -148,7 +148,7 @@ class _Builder:
         sides += [*zip(op.outputs, op.rule.results, strict=True)]
         for t, dims in sides:
             if t is not None:
-                cut = frozenset(c for f in dims if f is not None and (c := classes[f]) is not None)
+                cut = frozenset(c for c in classes_of(classes, dims) if c is not None)
                 total += self.program.tensors[t].size_bytes / self._cut(node, cut)
         return total
 
@@ -173,31 +173,20 @@ class _Builder:
                     moved.append((t, dims))
                 last_read[key] = op.id
             for t, dims in moved:
-                cut = frozenset(c for f in dims if f is not None and (c := classes[f]) is not None)
+                cut = frozenset(c for c in classes_of(classes, dims) if c is not None)
                 grouped[node, cut] += self.program.tensors[t].size_bytes * times
         for (node, cut), size in grouped.items():
             cost[node] += memory_time_s(self.machine.chip, size / self._cut(node, cut))
 
-    def _reductions(self, cost: list[Floats]) -> None:
+    def _sums(self, cost: list[Floats]) -> None:
         """Sums inside a node: split the summed dimension and the result needs an all-reduce."""
-        for op in self.program.ops:
-            node = self.graph.op_node[op.id]
-            if self.graph.nodes[node].own is not None or not is_reduction(op):
-                continue
-            classes = self.graph.op_classes[op.id]
-            summed = [
-                (c, f.combiner)
-                for f, c in zip(op.rule.factors, classes, strict=True)
-                if c is not None and f.kind is FactorKind.REDUCTION and f.combiner is not None
-            ]
-            for out, dims in zip(op.outputs, op.rule.results, strict=True):
-                out_dims = tuple(None if f is None else classes[f] for f in dims)
-                before = self.layouts.state(node, out_dims, summed)
-                local = local_bytes(before, self.program.tensors[out].size_bytes, self.axes)
-                for a, axis in enumerate(self.axes):
-                    time = np.asarray(collective_time_s("all-reduce", axis, local))
-                    times = self.program.times(op.region)
-                    cost[node] += np.where(before[:, a] == PARTIAL, time, 0.0) * times
+        for made in self.graph.sums:
+            times = self.program.times(self.program.ops[made.op].region)
+            before = self.layouts.state(made.node, made.dims, made.partial)
+            local = local_bytes(before, self.program.tensors[made.tensor].size_bytes, self.axes)
+            for a, axis in enumerate(self.axes):
+                time = np.asarray(collective_time_s("all-reduce", axis, local))
+                cost[made.node] += np.where(before[:, a] == PARTIAL, time, 0.0) * times
 
     def _storage(self, usage: list[list[Usage]]) -> None:
         grouped: dict[tuple[int, int, int], Floats] = {}

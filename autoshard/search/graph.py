@@ -22,6 +22,7 @@ so that a reshard for all of them is paid once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import gcd
 
@@ -91,6 +92,23 @@ class Flow:
     into: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum (or the like) made inside a node: splitting what it sums over leaves partial results.
+
+    Attributes:
+        op, node, tensor: ids of the op, of its node, and of the result.
+        dims: class of each of the result's dimensions.
+        partial: the classes summed over.
+    """
+
+    op: int
+    node: int
+    tensor: int
+    dims: Dims
+    partial: tuple[tuple[int, Combiner], ...]
+
+
 @dataclass(frozen=True)
 class Graph:
     """All decisions of a program; independent of any mesh.
@@ -99,6 +117,7 @@ class Graph:
         program: what was analysed.
         nodes: the decisions.
         flows: tensors between them.
+        sums: sums within them.
         size: per class, what the number of shards must divide.
         node_of: tensor id -> node id.
         dims: tensor id -> class per dimension, in its own node.
@@ -111,6 +130,7 @@ class Graph:
     program: Program
     nodes: tuple[Node, ...]
     flows: tuple[Flow, ...]
+    sums: tuple[Sum, ...]
     size: dict[int, int]
     node_of: tuple[int, ...]
     dims: tuple[Dims, ...]
@@ -122,6 +142,20 @@ class Graph:
 def build_graph(program: Program) -> Graph:
     """Find classes, nodes and flows. Nearly linear in the size of the program."""
     return _Builder(program).build()
+
+
+def classes_of(factors: Dims, dims: tuple[int | None, ...]) -> Dims:
+    """The class of each dimension, from the op's class per factor and the factor per dimension."""
+    return tuple(None if f is None else factors[f] for f in dims)
+
+
+def _summed(op: Op, factors: Dims) -> tuple[tuple[int, Combiner], ...]:
+    """The classes an op sums over, and how."""
+    return tuple(
+        (c, f.combiner)
+        for f, c in zip(op.rule.factors, factors, strict=True)
+        if c is not None and f.combiner is not None
+    )
 
 
 def _parameters(program: Program) -> set[int]:
@@ -325,6 +359,7 @@ class _Builder:
             program=program,
             nodes=tuple(nodes),
             flows=tuple(self.flows),
+            sums=tuple(self._sums(factors, op_node)),
             size=size,
             node_of=tuple(node_of),
             dims=tuple(dims),
@@ -419,8 +454,7 @@ class _Builder:
                     )
                     src, src_dims = shared.id, tuple(fresh)
                 for op, k in group:
-                    rule_dims = op.rule.operands[k]
-                    dst_dims = tuple(None if f is None else factors[op.id][f] for f in rule_dims)
+                    dst_dims = classes_of(factors[op.id], op.rule.operands[k])
                     self.flows.append(
                         Flow(
                             tensor=t,
@@ -450,22 +484,24 @@ class _Builder:
             groups.append([(op, k)])
         return groups
 
+    def _sums(self, factors: list[Dims], op_node: list[int]) -> Iterator[Sum]:
+        for op in self.program.ops:
+            if not self._is_light(op) or not (partial := _summed(op, factors[op.id])):
+                continue
+            for out, dims in zip(op.outputs, op.rule.results, strict=True):
+                yield Sum(op.id, op_node[op.id], out, classes_of(factors[op.id], dims), partial)
+
     def _flow_results(
         self, dims: list[Dims], node_of: list[int], factors: list[Dims], op_node: list[int]
     ) -> None:
         for op in self.program.ops:
             if self._is_light(op):
                 continue
-            partial = tuple(
-                (c, f.combiner)
-                for f, c in zip(op.rule.factors, factors[op.id], strict=True)
-                if c is not None and f.combiner is not None
-            )
+            partial = _summed(op, factors[op.id])
             for k, out in enumerate(op.outputs):
                 if node_of[out] == op_node[op.id]:
                     continue
-                rule_dims = op.rule.results[k]
-                src_dims = tuple(None if f is None else factors[op.id][f] for f in rule_dims)
+                src_dims = classes_of(factors[op.id], op.rule.results[k])
                 if not partial and all(c is None for c in (*src_dims, *dims[out])):
                     continue
                 self.flows.append(

@@ -20,8 +20,9 @@ from autoshard.plan.model import Plan
 from autoshard.planning import machine_of, make_plan
 from autoshard.report.progress import Progress
 from autoshard.trace.calls import Calls, Layout
-from autoshard.trace.function import LeafInfo, Signature, Traced, signature, trace
+from autoshard.trace.function import Traced, trace
 from autoshard.trace.nnx import Modules, holds_modules, put_back, take_apart
+from autoshard.trace.signature import LeafInfo, Signature, signature
 from autoshard.verify import cache
 from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.devices import compiler_devices

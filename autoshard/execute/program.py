@@ -15,7 +15,8 @@ from autoshard.execute.replay import Replay
 from autoshard.execute.shardings import constraint_table, sharding
 from autoshard.plan import units
 from autoshard.plan.model import Plan
-from autoshard.trace.function import Traced, signature
+from autoshard.trace.function import Traced
+from autoshard.trace.signature import signature
 
 
 class OtherSignature(Exception):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,62 +13,10 @@ import jax
 from autoshard import _compat
 from autoshard.program.ir import Leaf, Program, Role
 from autoshard.trace.roles import find_roles
+from autoshard.trace.signature import Signature
 from autoshard.trace.state import match_state
-from autoshard.trace.tree import Steps, steps, written
+from autoshard.trace.tree import steps, written
 from autoshard.trace.walk import Walker
-
-
-@dataclass(frozen=True)
-class LeafInfo:
-    """An argument leaf before tracing."""
-
-    path: str
-    treepath: Steps
-    shape: tuple[int, ...]
-    dtype: Any
-    weak_type: bool
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a call looks like to the compiler: argument tree and leaf types.
-
-    Two calls with equal `key` share a plan and a compiled program.
-    """
-
-    in_tree: Any
-    leaves: tuple[LeafInfo, ...]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        kinds = tuple((leaf.shape, str(leaf.dtype), leaf.weak_type) for leaf in self.leaves)
-        return (self.in_tree, kinds)
-
-    @property
-    def structs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return tuple(_compat.struct(x.shape, x.dtype, x.weak_type) for x in self.leaves)
-
-
-def signature(args: Sequence[Any], names: Sequence[str]) -> Signature:
-    """The signature of positional arguments called `names`.
-
-    Raises:
-        TypeError: a leaf is neither array nor number; says which.
-    """
-    infos: list[LeafInfo] = []
-    for i, (name, arg) in enumerate(zip(names, args, strict=True)):
-        for path, leaf in jax.tree_util.tree_flatten_with_path(arg)[0]:
-            where = written(name, path)
-            try:
-                shape, dtype, weak = _compat.abstract(leaf)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"argument leaf {where} is a {type(leaf).__name__}, not an array or a number."
-                    f" Pass it as a static argument (static_argnames={name!r}) or close over it."
-                ) from error
-            treepath = (("index", str(i)), *steps(path))
-            infos.append(LeafInfo(where, treepath, shape, dtype, weak))
-    return Signature(jax.tree_util.tree_structure(tuple(args)), tuple(infos))
 
 
 @dataclass(frozen=True)
@@ -158,13 +105,3 @@ def fingerprint(closed: _compat.ClosedJaxpr) -> str:
     """A hash of the program's text; memory addresses of Python objects are left out."""
     text = re.sub(r"0x[0-9a-fA-F]+", "", str(closed.jaxpr))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def parameter_names(fn: Callable[..., Any], n: int) -> list[str]:
-    """Names of the first `n` positional parameters, "arg3" where there is none."""
-    try:
-        params = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        params = []
-    positional = [p.name for p in params if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [positional[i] if i < len(positional) else f"arg{i}" for i in range(n)]

@@ -7,12 +7,10 @@ structure and the same leaf shapes and dtypes.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoshard.errors import AutoshardWarning, StateMismatchError
-
-if TYPE_CHECKING:
-    from autoshard.trace.function import LeafInfo, Signature
+from autoshard.trace.signature import LeafInfo, Signature
 
 
 def match_state(

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from autoshard.trace.function import Traced, parameter_names, signature, trace
+from autoshard.trace.function import Traced, trace
 from autoshard.trace.nnx import Modules, holds_modules, take_apart
+from autoshard.trace.signature import parameter_names, signature
 from autoshard.trace.tree import written
 
 # Single precision after a few steps; compare bfloat16 with BFLOAT16_TOLERANCE.

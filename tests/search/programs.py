@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from autoshard.trace.function import Traced, signature, trace
+from autoshard.trace.function import Traced, trace
+from autoshard.trace.signature import signature
 
 
 def traced(fn: Callable[..., Any], *args: Any, donated: frozenset[int] = frozenset()) -> Traced:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MethodType
 from typing import Any, overload
 
 import jax
 
 from autoshard import _compat
-from autoshard.errors import AutoshardWarning
+from autoshard.errors import warn
 from autoshard.execute.initialise import initialise
-from autoshard.execute.program import Executable, OtherSignature, executable, say_moved
+from autoshard.execute.lowered import Lowered
+from autoshard.execute.program import Executable, OtherSignature, describe_move, executable
 from autoshard.execute.shardings import jax_mesh
 from autoshard.options import Options
-from autoshard.plan.model import Plan
-from autoshard.planning import machine_of, make_plan
+from autoshard.plan.model import LeafPlan, Plan, ProgramKey
+from autoshard.planning import given_plan, machine_of, make_plan, program_key, runs_here
 from autoshard.report.progress import Progress
 from autoshard.trace.calls import Calls, Layout
 from autoshard.trace.function import Traced, trace
-from autoshard.trace.nnx import Modules, holds_modules, put_back, take_apart
-from autoshard.trace.signature import LeafInfo, Signature, signature
+from autoshard.trace.nnx import Modules, PureCall, holds_modules, put_back, take_apart
+from autoshard.trace.signature import Signature, key_of, signature
 from autoshard.verify import cache
 from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.devices import compiler_devices
 from autoshard.verify.witness import compile_plan
 
-# Frames between a warning and the line of the user's that called the step.
-_USER_FRAME = 5
+# What JAX raises for arguments that are shaped or placed otherwise, before anything runs.
+_REFUSALS = (OtherSignature, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,81 @@ class _Call:
     pure: Callable[..., Any]
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What must agree, beside the signature, for two calls to share a plan."""
-        return (self.layout, self.modules.graph if self.modules else None)
+    def kind(self) -> Hashable:
+        """What must agree, beside the signature, for two calls to share a program."""
+        return self.layout if self.modules is None else (self.layout, self.modules.graph)
+
+    @property
+    def graph_after(self) -> Any:
+        """The modules' static part after the call; known once it was traced."""
+        assert isinstance(self.pure, PureCall)
+        return self.pure.graph_after
+
+    def signature(self) -> Signature:
+        return signature(self.values, self.names)
 
 
 @dataclass
 class _Entry:
-    """What is known for one signature; `run` is built when something is to be run or compiled."""
+    """What is known for one signature.
 
+    Attributes:
+        call: the first such call, without its values.
+        traced: what it does.
+        plan: how.
+        devices: where; asked only when something is to be run or compiled.
+        compiled: whether it ran before.
+    """
+
+    call: _Call
     traced: Traced
     plan: Plan
-    run: Executable | None = None
+    devices: Callable[[], Sequence[Any]]
+    compiled: bool = False
+
+    @functools.cached_property
+    def run(self) -> Executable:
+        mesh = jax_mesh(self.plan.mesh, self.devices())
+        return executable(self.traced, self.plan, mesh, self.call.donated)
+
+    def difference(self, call: _Call, sig: Signature) -> str:
+        """Why a call is not this one, in a phrase; "" where its static arguments say it."""
+        if self.call.layout.statics != call.layout.statics:
+            return ""
+        return self.traced.signature.difference(sig) or (
+            "the structure or a static attribute of an NNX module changed"
+            if self.call.layout == call.layout and call.modules is not None
+            else "the arguments are passed otherwise"
+        )
 
 
 class Autosharded:
-    """A function under `@autoshard`; call it as the function itself."""
+    """A function under `@autoshard`; call it as the function itself.
+
+    Calls go straight to the compiled program, and JAX's own dispatch checks that it is the right
+    one. What JAX refuses is looked at leaf by leaf: planned and compiled if it is new, moved if it
+    is placed otherwise.
+    """
 
     __name__: str
 
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
         self._fn, self._options = fn, options
         self._calls = Calls(fn, options)
-        self._entries: dict[Any, dict[Any, _Entry]] = {}
-        self._last: Plan | None = None
-        # Where a kind of call has only ever had one signature, JAX's own dispatch checks it.
-        self._only: dict[Any, Executable] = {}
+        self._entries: dict[Hashable, dict[Any, _Entry]] = {}
+        self._plans: dict[ProgramKey, Plan] = {}
+        self._last: _Entry | None = None
+        self._called: _Entry | None = None
+        # By kind of call: the entry to try first, unless trying is what would fail.
+        self._first: dict[Hashable, _Entry] = {}
+        self._varied: set[Hashable] = set()
+        self._said: set[str] = set()
         functools.update_wrapper(self, fn)
+        self.__name__ = self._calls.name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Decorated methods are bound as others are; their `self` is an argument like any."""
+        return self if instance is None else MethodType(self, instance)
 
     # -- calling -----------------------------------------------------------------------------
 
@@ -88,57 +137,72 @@ class Autosharded:
             # Inside another transformation the function is what it was.
             return self._fn(*args, **kwargs)
         layout, dynamic = self._calls.split(args, kwargs)
-        run = self._only.get(layout)
-        if run is not None:
+        first, refusal = self._first.get(layout), None
+        if first is not None:
             try:
-                return run.jitted(*dynamic)
-            except (OtherSignature, TypeError, ValueError):
-                # JAX refuses arguments that are shaped or placed otherwise before anything runs.
-                # The slow way finds out which they are, and meets again whatever it can't mend.
-                pass
+                return first.run.jitted(*dynamic)
+            except _REFUSALS as error:
+                refusal = error
         call = self._prepare(layout, dynamic)
         if call.modules is None:
-            return self._run(call)
-        state, out = self._run(call)
-        put_back(call.modules, dynamic, state)
+            return self._run(call, first, refusal)[0]
+        (arrays, out), entry = self._run_modules(call)
+        put_back(call.modules, dynamic, arrays, entry.call.graph_after)
         return out
 
-    def _run(self, call: _Call) -> Any:
-        run = self._only.get(call.kind)
-        if run is not None:
-            try:
-                return run.jitted(*call.values)
-            except (OtherSignature, TypeError, ValueError):
-                pass
-        if isinstance(self._options.devices, str):
+    def _run_modules(self, call: _Call) -> tuple[Any, _Entry]:
+        first = self._first.get(call.kind)
+        if first is None:
+            return self._run(call, None, None)
+        try:
+            return first.run.jitted(*call.values), first
+        except _REFUSALS as error:
+            return self._run(call, first, error)
+
+    def _run(
+        self, call: _Call, tried: _Entry | None, refusal: Exception | None
+    ) -> tuple[Any, _Entry]:
+        """Plan, compile and move what has to be, and run.
+
+        Args:
+            call: what to run.
+            tried: the entry that was tried first,
+            refusal: and what JAX said to that.
+        """
+        if not runs_here(self._options.devices):
             raise ValueError(
                 f"devices={self._options.devices!r} is a description; nothing can run on it. Use"
                 f" {self.__name__}.plan_for(...) or {self.__name__}.lower(...).compile()"
             )
         with Progress() as progress:
-            entry = self._entry(call, progress)
-            fresh = entry.run is None
-            run = self._executable(entry, call)
-            placed, moved = run.place(call.values)
-            if moved:
-                say_moved(self.__name__, moved, run.plan)
-            if fresh:
+            entry = self._entry(call, progress, called=True)
+            values, moved = entry.run.place(call.values)
+            if refusal is not None and entry is tried and not moved:
+                # Neither shapes nor places explain it: it is the user's to see, and the same
+                # again if it were tried again.
+                raise refusal
+            self._say_moved(moved)
+            if not entry.compiled:
                 progress.phase("compiling")
-            out = run.jitted(*placed)
-        self._remember(call, run)
-        return out
+            out = entry.run.jitted(*values)
+        if refusal is not None and entry.compiled:
+            self._varied.add(call.kind)
+        if call.kind in self._varied:
+            self._first.pop(call.kind, None)
+        else:
+            self._first[call.kind] = entry
+        entry.compiled = True
+        self._called = entry
+        return out, entry
 
-    def _remember(self, call: _Call, run: Executable) -> None:
-        """Let later calls go straight to the compiled program, as long as there is but one."""
-        keys = [call.kind] if call.modules is not None else [call.kind, call.layout]
-        for key in keys:
-            if len(self._entries[call.kind]) == 1:
-                self._only[key] = run
-            else:
-                self._only.pop(key, None)
+    def _say_moved(self, moved: Sequence[LeafPlan]) -> None:
+        new = [leaf for leaf in moved if leaf.path not in self._said]
+        if new:
+            self._said.update(leaf.path for leaf in new)
+            warn(describe_move(self.__name__, new))
 
     def _prepare(self, layout: Layout, dynamic: tuple[Any, ...]) -> _Call:
-        names = self._calls.dynamic_names(layout)
+        names = tuple(self._calls.dynamic_names(layout))
         donated = self._calls.donated(layout)
 
         def call(*values: Any) -> Any:
@@ -146,47 +210,39 @@ class Autosharded:
             return self._fn(*args, **kwargs)
 
         if not holds_modules(dynamic):
-            return _Call(layout, dynamic, tuple(names), donated, None, call)
+            return _Call(layout, dynamic, names, donated, None, call)
         modules, values = take_apart(dynamic, names)
-        others = [i for i in range(len(dynamic)) if i not in modules.positions]
-        new_names = ("", *(names[i] for i in others))
-        new_donated = {1 + k for k, i in enumerate(others) if i in donated}
-        if set(modules.positions) <= donated:
-            new_donated.add(0)
-        return _Call(layout, values, new_names, frozenset(new_donated), modules, modules.pure(call))
+        return _Call(layout, values, names, donated, modules, modules.pure(call))
 
-    def _entry(self, call: _Call, progress: Progress) -> _Entry:
+    def _entry(self, call: _Call, progress: Progress, *, called: bool = False) -> _Entry:
         """The plan for a call's signature, made now if there is none."""
-        sig = signature(call.values, call.names)
         entries = self._entries.setdefault(call.kind, {})
-        if sig.key not in entries:
-            if entries:
-                previous = next(reversed(entries.values())).traced.signature
-                warnings.warn(
-                    f"{self.__name__}: planning again: {difference(previous, sig)}",
-                    AutoshardWarning,
-                    stacklevel=_USER_FRAME,
-                )
+        key = key_of(call.values, call.names)
+        if key not in entries:
             progress.phase("tracing")
+            sig = call.signature()
             traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
-            progress.phase("searching")
-            entries[sig.key] = _Entry(traced, make_plan(traced, self._options, progress.update))
-        entry = entries[sig.key]
-        self._last = entry.plan
-        return entry
-
-    def _executable(self, entry: _Entry, call: _Call) -> Executable:
-        if entry.run is None:
-            mesh = jax_mesh(entry.plan.mesh, self._devices())
-            entry.run = executable(entry.traced, entry.plan, mesh, call.donated)
-        return entry.run
+            program = program_key(traced.program)
+            # The program is often the same, called otherwise: by keyword, or with an array where
+            # a Python number was.
+            if program not in self._plans:
+                why = self._called.difference(call, sig) if called and self._called else ""
+                if why:
+                    warn(f"{self.__name__}: planning again: {why}")
+                progress.phase("searching")
+                self._plans[program] = make_plan(traced, self._options, progress.update)
+            call = replace(call, values=())
+            entries[key] = _Entry(call, traced, self._plans[program], self._devices)
+        self._last = entries[key]
+        return self._last
 
     def _devices(self) -> Sequence[Any]:
-        devices = self._options.devices
+        devices, mesh = self._options.devices, self._options.mesh
         if isinstance(devices, str):
-            return compiler_devices(machine_of(devices))
-        if devices is None and isinstance(self._options.mesh, jax.sharding.Mesh):
-            return list(self._options.mesh.devices.flat)
+            here = runs_here(devices) and machine_of(devices).chip.platform != "cpu"
+            return jax.devices() if here else compiler_devices(machine_of(devices))
+        if devices is None and isinstance(mesh, jax.sharding.Mesh):
+            return list(mesh.devices.flat)
         return jax.devices() if devices is None else list(devices)
 
     # -- looking -----------------------------------------------------------------------------
@@ -203,7 +259,7 @@ class Autosharded:
                 f"{self.__name__} has no plan yet: call it, or use"
                 f" {self.__name__}.plan_for(*abstract_args)"
             )
-        return self._last
+        return self._last.plan
 
     def plan_for(self, *args: Any, **kwargs: Any) -> Plan:
         """Plan for these arguments (arrays or `jax.ShapeDtypeStruct`s) without running."""
@@ -218,7 +274,21 @@ class Autosharded:
             entry = self._entry(call, progress)
         sig = entry.traced.signature
         structs = jax.tree_util.tree_unflatten(sig.in_tree, sig.structs)
-        return self._executable(entry, call).jitted.lower(*structs)
+        lowered = entry.run.jitted.lower(*structs)
+        if not call.layout.keywords and call.modules is None:
+            return lowered
+        return Lowered(lowered, functools.partial(self._run_compiled, entry))
+
+    def _run_compiled(self, entry: _Entry, compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call what `lower(...).compile()` gave: as the function, without its static arguments."""
+        call = entry.call
+        dynamic = (*args, *(kwargs[name] for name in call.layout.keywords))
+        if call.modules is None:
+            return compiled(*dynamic)
+        modules, values = take_apart(dynamic, call.names)
+        arrays, out = compiled(*values)
+        put_back(modules, dynamic, arrays, call.graph_after)
+        return out
 
     def verify(
         self, *args: Any, tolerance: float = 0.1, remember: bool = True, **kwargs: Any
@@ -240,7 +310,7 @@ class Autosharded:
             if witness is None:
                 progress.phase(f"compiling for {plan.machine.name}")
                 platform = machine_of(self._options.devices).chip.platform
-                witness = compile_plan(self._executable(entry, call), platform, progress.update)
+                witness = compile_plan(entry.run, platform, progress.update)
                 cache.store(file, witness)
         return compare(plan, witness, tolerance)
 
@@ -251,31 +321,12 @@ class Autosharded:
         is no layout to follow: leaves are then split evenly over all devices, and moved once by
         the first call of the step; `plan_for(...)` beforehand avoids that.
         """
-        if isinstance(self._options.devices, str):
+        if not runs_here(self._options.devices):
             raise ValueError(
                 f"devices={self._options.devices!r} is a description; nothing can run on it"
             )
-        return initialise(fn, args, kwargs, self._last, self._devices())
-
-
-def difference(old: Signature, new: Signature) -> str:
-    """What changed between two signatures, in a phrase."""
-    before = {leaf.path: leaf for leaf in old.leaves}
-    after = {leaf.path: leaf for leaf in new.leaves}
-
-    def text(leaf: LeafInfo) -> str:
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-    changes = [
-        f"{path} was {text(before[path])}, is {text(leaf)}"
-        for path, leaf in after.items()
-        if path in before and text(before[path]) != text(leaf)
-    ]
-    changes += [f"{path} is new" for path in after if path not in before]
-    changes += [f"{path} is gone" for path in before if path not in after]
-    if not changes:
-        return "the arguments' types changed"
-    return "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+        plan = self._last.plan if self._last is not None else given_plan(self._options)
+        return initialise(fn, args, kwargs, plan, self._devices())
 
 
 @overload

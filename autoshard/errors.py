@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
+_PACKAGE = "autoshard."
+
 
 class AutoshardError(Exception):
     """Base of every error this package raises on purpose."""
@@ -9,6 +14,14 @@ class AutoshardError(Exception):
 
 class AutoshardWarning(UserWarning):
     """Something was done that the user may not expect: planned again, moved, left whole."""
+
+
+def warn(text: str) -> None:
+    """Warn at the line of the user's that called into this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, AutoshardWarning, stacklevel=level)
 
 
 class StateMismatchError(AutoshardError, TypeError):

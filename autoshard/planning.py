@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from autoshard.errors import UnknownPrimitiveError
+from autoshard.errors import UnknownPrimitiveError, warn
 from autoshard.execute.shardings import in_machine_order
 from autoshard.machine import (
     LogicalMesh,
@@ -53,6 +53,21 @@ def machine_of(devices: Any) -> Machine:
     return machine_for_devices(
         first.platform, first.device_kind, len(found), coords, _memory_of(first), slices
     )
+
+
+def runs_here(devices: Any) -> bool:
+    """Whether the `devices` option names devices of this computer, not just describes some.
+
+    Raises:
+        MachineError: no such topology or chip.
+    """
+    if not isinstance(devices, str):
+        return True
+    machine = parse_machine(devices)
+    platform = machine.chip.platform
+    if platform == "cpu":
+        return True  # any number of them can be simulated
+    return jax.default_backend() == platform and machine_of(None).name == machine.name
 
 
 def _memory_of(device: Any) -> int | None:
@@ -109,8 +124,8 @@ def make_plan(
     """
     program = traced.program
     mesh, devices = options.mesh, options.devices
-    if isinstance(mesh, Mesh) and devices is None:
-        devices = list(mesh.devices.flat)
+    if isinstance(mesh, Mesh):
+        mesh, devices = _own_mesh(mesh, devices)
     machine = machine_of(devices)
     limit = options.memory_bytes or machine.default_memory_limit_bytes
     key = MachineKey(machine.name, machine.chip.name, machine.n_devices, int(limit))
@@ -121,17 +136,17 @@ def make_plan(
             + "\n".join(f"  {line}" for line in unknown)
             + "\nWithout strict=True these ops run whole on every device, and the plan says so."
         )
-    given = options.plan
+    given = given_plan(options)
     if given is not None:
-        plan = given if isinstance(given, Plan) else Plan.load(given)
-        refuse_mismatch(plan, program_key(program), key)
-        return plan
+        refuse_mismatch(given, program_key(program), key)
+        return given
     if options.strategy != "auto" and options.strategy not in STRATEGIES:
         raise ValueError(
             f"strategy={options.strategy!r} is not known; choose 'auto' or one of"
             f" {', '.join(STRATEGIES)}"
         )
-    stored = _cache_file(program, key, options)
+    meshes = meshes_of(mesh, machine)
+    stored = _cache_file(program, key, (machine, meshes), options)
     if stored is not None and stored.exists():
         cached = _cached(stored, program, key)
         if cached is not None:
@@ -140,7 +155,7 @@ def make_plan(
     found = search(
         program,
         machine,
-        meshes_of(mesh, machine),
+        meshes,
         float(limit),
         strategies=STRATEGIES,
         strategy=options.strategy,
@@ -149,10 +164,40 @@ def make_plan(
         tell=tell,
     )
     plan = assemble(found.answer, key, found.certificate, found.strategy)
-    if stored is not None:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        plan.save(stored)
+    # What Ctrl-C cut short is used now, and searched for again the next time.
+    if stored is not None and not found.interrupted:
+        _keep(plan, stored)
     return plan
+
+
+def given_plan(options: Options) -> Plan | None:
+    """The plan that the options name, loaded if it is a file.
+
+    Raises:
+        PlanError: the file cannot be read.
+    """
+    given = options.plan
+    return given if given is None or isinstance(given, Plan) else Plan.load(given)
+
+
+def _own_mesh(mesh: Mesh, devices: Any) -> tuple[Any, Any]:
+    """A user's JAX mesh as the `mesh` and `devices` options.
+
+    Raises:
+        ValueError: other devices than the mesh's were asked for.
+    """
+    own = list(mesh.devices.flat)
+    if devices is None:
+        return mesh, own
+    if isinstance(devices, str):
+        # Planned for another machine: of the mesh only names and sizes can mean something there.
+        return {str(name): int(size) for name, size in mesh.shape.items()}, devices
+    if set(devices) != set(own):
+        raise ValueError(
+            f"devices= names {len(set(devices))} devices, mesh= holds {len(own)}, and they are not"
+            " the same ones; give one of the two"
+        )
+    return mesh, own
 
 
 def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, strategy: str) -> Plan:
@@ -218,7 +263,9 @@ def versions() -> tuple[tuple[str, str], ...]:
     return tuple(out)
 
 
-def _cache_file(program: Program, key: MachineKey, options: Options) -> Path | None:
+def _cache_file(
+    program: Program, key: MachineKey, where: tuple[Any, ...], options: Options
+) -> Path | None:
     if options.cache is None:
         return None
     import hashlib
@@ -226,13 +273,23 @@ def _cache_file(program: Program, key: MachineKey, options: Options) -> Path | N
     asked = (
         program_key(program),
         key,
-        str(options.mesh),
+        where,
         options.strategy,
         options.seed,
+        options.time_limit_s,
         versions(),
     )
     digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
     return Path(os.fspath(options.cache)) / f"{program.name}-{digest}.json"
+
+
+def _keep(plan: Plan, file: Path) -> None:
+    """Store a plan; a directory that cannot be written costs the next run time, nothing else."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plan.save(file)
+    except (OSError, PlanError) as error:
+        warn(f"the plan was not kept in {file.parent}: {error}")
 
 
 def _cached(file: Path, program: Program, key: MachineKey) -> Plan | None:

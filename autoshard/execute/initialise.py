@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoshard.execute.shardings import in_machine_order, jax_mesh, sharding
 from autoshard.plan.model import Plan
+from autoshard.trace.nnx import Modules, holds_modules, take_apart
 
 
 def initialise(
@@ -22,14 +23,24 @@ def initialise(
     """`fn(*args, **kwargs)`, compiled, with its result placed as a plan's state.
 
     Args:
-        fn: makes the state.
+        fn: makes the state; NNX modules and optimizers are state too.
         args: of `fn`.
         kwargs: of `fn`.
         plan: one of whose arguments has the result's leaves; None, or a plan without such an
             argument, splits every leaf evenly.
         devices: where; `jax.devices()` by default.
     """
-    shapes = jax.eval_shape(fn, *args, **kwargs)
+    graphs: list[Modules] = []
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made = fn(*args, **kwargs)
+        if not holds_modules([made]):
+            return made
+        modules, (arrays,) = take_apart([made], ["made"])
+        graphs.append(modules)
+        return arrays
+
+    shapes = jax.eval_shape(make, *args, **kwargs)
     leaves, tree = jax.tree_util.tree_flatten(shapes)
     found = None if plan is None else _matching(leaves, plan)
     everywhere = jax.devices() if devices is None else list(devices)
@@ -38,8 +49,9 @@ def initialise(
         outs = [sharding(mesh, plan.inputs[k].spec) for k in found]
     else:
         outs = _evenly(leaves, in_machine_order(everywhere))
-    jitted = jax.jit(fn, out_shardings=jax.tree_util.tree_unflatten(tree, outs))
-    return jitted(*args, **kwargs)
+    jitted = jax.jit(make, out_shardings=jax.tree_util.tree_unflatten(tree, outs))
+    made = jitted(*args, **kwargs)
+    return graphs[-1].together([made])[0] if graphs else made
 
 
 def _matching(leaves: Sequence[Any], plan: Plan) -> range | None:

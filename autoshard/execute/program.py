@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from autoshard.errors import AutoshardWarning
 from autoshard.execute.replay import Replay
 from autoshard.execute.shardings import constraint_table, sharding
 from autoshard.plan import units
-from autoshard.plan.model import Plan
+from autoshard.plan.model import LeafPlan, Plan
 from autoshard.trace.function import Traced
-from autoshard.trace.signature import signature
+from autoshard.trace.signature import key_of
 
 
 class OtherSignature(Exception):
@@ -42,28 +40,28 @@ class Executable:
     in_shardings: tuple[NamedSharding, ...]
     out_shardings: tuple[NamedSharding, ...]
 
-    def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
+    def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[LeafPlan, ...]]:
         """Move leaves that are committed elsewhere; returns the arguments and what was moved.
 
         State that is committed nowhere is put in place without a word: the step's own results
-        come back placed, and JAX would compile once for either kind of argument.
+        come back placed, and JAX would compile once for either kind of argument. What was moved
+        from is left alone, donated or not: a move may share its buffers.
         """
         leaves, tree = jax.tree_util.tree_flatten(tuple(dynamic))
         state = {i for _, i in self.traced.program.aliases}
-        moved: list[str] = []
+        moved: list[LeafPlan] = []
         out = list(leaves)
         for k, (leaf, want) in enumerate(zip(leaves, self.in_shardings, strict=True)):
             if not isinstance(leaf, jax.Array):
                 continue
-            if not getattr(leaf, "committed", True):
-                if k in state:
-                    out[k] = jax.device_put(leaf, want)
-                continue
-            if leaf.sharding.is_equivalent_to(want, leaf.ndim):
-                continue
+            if leaf.committed:
+                if leaf.sharding.is_equivalent_to(want, leaf.ndim):
+                    continue
+                moved.append(self.plan.inputs[k])
+            elif k not in state:
+                continue  # JAX puts it in place as cheaply
             out[k] = jax.device_put(leaf, want)
-            moved.append(self.plan.inputs[k].path)
-        return jax.tree_util.tree_unflatten(tree, out), moved
+        return jax.tree_util.tree_unflatten(tree, out), tuple(moved)
 
 
 def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) -> Executable:
@@ -83,7 +81,7 @@ def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) 
 
     def run(*dynamic: Any) -> Any:
         # Python runs this only when JAX has not seen the arguments' types before.
-        if _loose(signature(dynamic, names).key) != _loose(key):
+        if key_of(dynamic, names) != key:
             raise OtherSignature
         leaves = jax.tree_util.tree_leaves(dynamic)
         results = Replay(table).run(traced.closed.jaxpr, traced.closed.consts, leaves)
@@ -99,22 +97,14 @@ def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) 
     return Executable(plan, mesh, traced, jitted, ins, outs)
 
 
-def _loose(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A signature key without weak types: they change no layout."""
-    tree, kinds = key
-    return tree, tuple(kind[:2] for kind in kinds)
-
-
-def say_moved(name: str, moved: Sequence[str], plan: Plan) -> None:
-    """Tell the user which inputs were placed otherwise and had to be moved."""
-    sizes = {leaf.path: leaf for leaf in plan.inputs}
-    total = sum(sizes[p].bytes_per_device for p in moved)
+def describe_move(name: str, moved: Sequence[LeafPlan]) -> str:
+    """Which inputs were placed otherwise and had to be moved, how far, and how to avoid it."""
     first = moved[0]
+    total = sum(leaf.bytes_per_device for leaf in moved)
     more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-    warnings.warn(
-        f"{name}: moved {first}{more} to where the plan keeps them"
-        f" ({first}: {sizes[first].spec}; {units.size(total)} per device). Initialise with"
-        f" {name}.init(...) or load onto plan.shardings() to avoid this.",
-        AutoshardWarning,
-        stacklevel=4,
+    return (
+        f"{name}: moved {first.path}{more} to where the plan keeps them"
+        f" ({first.path}: {first.spec}; {units.size(total)} per device). Initialise with"
+        f" {name}.init(...) after {name}.plan_for(...), or load onto"
+        f" {name}.plan.shardings(devices), to avoid this."
     )

@@ -36,6 +36,7 @@ class Found:
     answer: Answer
     certificate: Certificate
     strategy: str
+    interrupted: bool = False
 
 
 @dataclass
@@ -294,7 +295,7 @@ class _Search:
             search_s=time.monotonic() - self.begun,
             rivals=tuple(sorted(rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
         )
-        return Found(Answer(numbers, choice), certificate, self.strategy)
+        return Found(Answer(numbers, choice), certificate, self.strategy, self.interrupted)
 
     def _infeasible(self) -> InfeasibleError:
         found = [(c.least, c.numbers) for c in self.candidates if c.least is not None]

@@ -7,6 +7,7 @@ call from them. Layouts are hashable; each has its own traces and plans.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ class Layout:
         keywords: names of dynamic keyword arguments, in the order they are flattened.
         static_args: (position, value) pairs.
         static_keywords: (name, value) pairs.
+        static_types: of all static values; 1, 1.0 and True are equal, and not the same program.
     """
 
     n_args: int
     keywords: tuple[str, ...] = ()
     static_args: tuple[tuple[int, Any], ...] = ()
     static_keywords: tuple[tuple[str, Any], ...] = ()
+    static_types: tuple[type, ...] = ()
 
     def rebuild(self, dynamic: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The call's args and kwargs from its dynamic values."""
@@ -39,16 +42,27 @@ class Layout:
         kwargs = {name: next(values) for name in self.keywords}
         return args, {**kwargs, **dict(self.static_keywords)}
 
+    @property
+    def statics(self) -> tuple[Any, ...]:
+        return (self.static_args, self.static_keywords, self.static_types)
+
     def dynamic_positions(self) -> list[int]:
         static = dict(self.static_args)
         return [i for i in range(self.n_args) if i not in static]
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """What to call a function: partials by what they wrap, callable objects by their class."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 class Calls:
     """Takes calls of one function apart, by its static and donated arguments."""
 
     def __init__(self, fn: Callable[..., Any], options: Options) -> None:
-        self.fn = fn
+        self.name = function_name(fn)
         try:
             self.parameters = tuple(inspect.signature(fn).parameters.values())
         except (TypeError, ValueError):
@@ -68,8 +82,7 @@ class Calls:
         ):
             if self.parameters and not takes_any and not names <= known:
                 raise ValueError(
-                    f"{option} names {sorted(names - known)}, but"
-                    f" {getattr(fn, '__name__', 'the function')} takes {sorted(known)}"
+                    f"{option} names {sorted(names - known)}, but {self.name} takes {sorted(known)}"
                 )
         self.static_nums = self._positions("static_argnums", options.static_argnums)
         self.donate_nums = self._positions("donate_argnums", options.donate_argnums)
@@ -89,11 +102,14 @@ class Calls:
         for i in as_tuple(value):
             if self.parameters and not variadic and not -n <= i < n:
                 raise ValueError(
-                    f"{option} holds {i}, but {getattr(self.fn, '__name__', 'the function')}"
-                    f" takes {n} positional arguments"
+                    f"{option} holds {i}, but {self.name} takes {n} positional arguments"
                 )
             out.add(i % n if i < 0 else i)
         return out
+
+    def _place(self, name: str) -> tuple[int, str]:
+        declared = self.names.index(name) if name in self.names else len(self.names)
+        return declared, name
 
     def split(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -115,16 +131,17 @@ class Calls:
                 if isinstance(where, int):
                     name = self.names[where] if where < len(self.names) else f"argument {where}"
                 raise TypeError(
-                    f"static argument {name!r} of"
-                    f" {getattr(self.fn, '__name__', 'the function')} is a"
+                    f"static argument {name!r} of {self.name} is a"
                     f" {type(value).__name__}, which is not hashable. Static arguments are part of"
                     " the key under which the compiled program is kept: pass a tuple instead of a"
                     " list, or a frozen dataclass instead of a dict."
                 ) from None
-        keywords = tuple(k for k in sorted(kwargs) if k not in self.static_names)
+        # As they are declared, so that the program is the one of the call without keywords.
+        keywords = tuple(k for k in sorted(kwargs, key=self._place) if k not in self.static_names)
         dynamic = [v for i, v in enumerate(args) if i not in self.static_nums]
         dynamic += [kwargs[k] for k in keywords]
-        return Layout(len(args), keywords, static_args, static_kw), tuple(dynamic)
+        types = tuple(type(value) for _, value in (*static_args, *static_kw))
+        return Layout(len(args), keywords, static_args, static_kw, types), tuple(dynamic)
 
     def dynamic_names(self, layout: Layout) -> list[str]:
         """What to call each dynamic value."""

@@ -1,15 +1,15 @@
 """Flax NNX modules as arguments: taken apart into arrays before, updated after.
 
 `jax.jit` on a function of modules runs, and silently loses every change made to them. Here the
-module arguments are split into a static graph and a state pytree, the step runs purely on the
-state, and the state that comes back is written into the caller's own objects, as `nnx.jit` does.
+module arguments are split into a static graph and pytrees of arrays, the step runs purely on the
+arrays, and those that come back are written into the caller's own objects, as `nnx.jit` does.
 Flax is only touched if the caller has imported it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +23,15 @@ def _nnx() -> Any:
 def holds_modules(values: Sequence[Any]) -> bool:
     """Whether any value is, or contains, an NNX module, optimizer, metric or variable."""
     nnx = _nnx()
-    if nnx is None:
-        return False
     # Modules, optimizers, metrics and Rngs are all `Pytree`s; a bare variable is not.
-    kinds = (nnx.Pytree, nnx.Variable)
+    return nnx is not None and _holds(values, (nnx.Pytree, nnx.Variable))
 
-    def stop(x: Any) -> bool:
-        # The variables of a State belong to no module: it is the plain pytree of `nnx.split`.
-        return isinstance(x, (*kinds, nnx.State))
 
-    return any(
-        isinstance(leaf, kinds)
-        for v in values
-        for leaf in jax.tree_util.tree_leaves(v, is_leaf=stop)
-    )
+def _holds(values: Any, kinds: tuple[type, ...]) -> bool:
+    # A `State` is the functional way to use NNX: its variables are the leaves of a plain pytree.
+    stops = (*kinds, _nnx().State)
+    leaves = jax.tree_util.tree_leaves(values, is_leaf=lambda x: isinstance(x, stops))
+    return any(isinstance(leaf, kinds) for leaf in leaves)
 
 
 @dataclass(frozen=True)
@@ -53,48 +48,108 @@ class Modules:
     names: tuple[str, ...]
     graph: Any
 
-    def together(self, state: Any, others: Sequence[Any]) -> list[Any]:
-        """A call's dynamic values: fresh modules holding `state`, between the other values."""
-        modules = _nnx().merge(self.graph, state)
-        named = dict(zip(self.positions, self.names, strict=True))
-        rest = iter(others)
-        total = len(self.positions) + len(others)
-        return [modules[named[i]] if i in named else next(rest) for i in range(total)]
+    def held(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The values at the modules' positions, by name."""
+        return {name: values[i] for name, i in zip(self.names, self.positions, strict=True)}
 
-    def pure(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call(*dynamic)` as a function of (state, *other values) -> (state, result)."""
+    def together(self, values: Sequence[Any]) -> list[Any]:
+        """A call's dynamic values, with fresh modules in place of their arrays."""
+        fresh = _nnx().merge(self.graph, self.held(values))
+        out = list(values)
+        for name, i in zip(self.names, self.positions, strict=True):
+            out[i] = fresh[name]
+        return out
 
-        def run(state: Any, *others: Any) -> tuple[Any, Any]:
-            values = self.together(state, others)
-            out = call(*values)
-            if holds_modules([out]):
-                raise TypeError(
-                    "the step returns an NNX module. Modules passed as arguments are updated in"
-                    " place; return arrays only."
-                )
-            held = {name: values[i] for name, i in zip(self.names, self.positions, strict=True)}
-            return _nnx().split(held)[1], out
+    def pure(self, call: Callable[..., Any]) -> PureCall:
+        """`call`, on arrays alone."""
+        return PureCall(self, call)
 
-        return run
+
+class PureCall:
+    """A call on modules as a function of arrays: `values -> (arrays by module, result)`.
+
+    Attributes:
+        graph_after: the modules' static part after the call; known once it was traced.
+    """
+
+    def __init__(self, modules: Modules, call: Callable[..., Any]) -> None:
+        self.modules, self.call = modules, call
+        self.graph_after: Any = modules.graph
+
+    def __call__(self, *values: Any) -> tuple[dict[str, Any], Any]:
+        whole = self.modules.together(values)
+        out = self.call(*whole)
+        if _holds(out, (_nnx().Pytree,)):
+            raise TypeError(
+                "the step returns an NNX module. Modules passed as arguments are updated in"
+                " place; return arrays only."
+            )
+        self.graph_after, arrays = _split(self.modules.held(whole))
+        return arrays, out
 
 
 def take_apart(dynamic: Sequence[Any], names: Sequence[str]) -> tuple[Modules, tuple[Any, ...]]:
-    """Split the module arguments off a call's dynamic values.
+    """Split the modules among a call's dynamic values.
 
     Returns:
-        (how to put them back, (state, *other values)).
+        (how to put them back, the values with nested dicts of arrays in place of modules).
     """
-    nnx = _nnx()
     positions = tuple(i for i, v in enumerate(dynamic) if holds_modules([v]))
     held = tuple(names[i] for i in positions)
-    # One split for all: modules may share variables.
-    graph, state = nnx.split({n: dynamic[i] for n, i in zip(held, positions, strict=True)})
-    others = tuple(v for i, v in enumerate(dynamic) if i not in positions)
-    return Modules(positions, held, graph), (state, *others)
+    # One split for all: modules may share variables, which then belong to the first of them.
+    graph, arrays = _split({n: dynamic[i] for n, i in zip(held, positions, strict=True)})
+    values = list(dynamic)
+    for name, i in zip(held, positions, strict=True):
+        values[i] = arrays[name]
+    return Modules(positions, held, graph), tuple(values)
 
 
-def put_back(modules: Modules, dynamic: Sequence[Any], state: Any) -> None:
-    """Write a new state into the caller's own objects."""
+def put_back(
+    modules: Modules, dynamic: Sequence[Any], arrays: Mapping[str, Any], graph_after: Any
+) -> None:
+    """Write what came back into the caller's own objects.
+
+    Args:
+        modules: from `take_apart`.
+        dynamic: the caller's values.
+        arrays: by module, as `PureCall` returns them.
+        graph_after: `PureCall.graph_after`.
+    """
+    held = modules.held(dynamic)
+    if graph_after is not modules.graph and graph_after != modules.graph:
+        _follow(held, _nnx().merge(graph_after, arrays))
+    _nnx().update(held, arrays)
+
+
+def _split(held: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     nnx = _nnx()
-    held = zip(modules.names, modules.positions, strict=True)
-    nnx.update({name: dynamic[i] for name, i in held}, state)
+    graph, state = nnx.split(dict(held))
+    arrays = nnx.to_pure_dict(state)
+    # A module all of whose variables belong to another has no entry.
+    return graph, {name: arrays.get(name, {}) for name in held}
+
+
+def _follow(held: Any, fresh: Any) -> None:
+    """Give the caller's modules the attributes that a step set, added or removed."""
+    nnx = _nnx()
+    old = {path: node for path, node in nnx.iter_graph(held) if isinstance(node, nnx.Pytree)}
+    for path, node in list(nnx.iter_graph(fresh)):
+        if path not in old or not isinstance(node, nnx.Pytree):
+            continue
+        before, after = _attributes(old[path]), _attributes(node)
+        for name in before.keys() - after.keys():
+            delattr(old[path], name)
+        for name, value in after.items():
+            if name not in before or not _is_dynamic(value):
+                setattr(old[path], name, value)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(node).items() if not name.startswith("_pytree__")}
+
+
+def _is_dynamic(value: Any) -> bool:
+    arrays = (jax.Array, jax.ShapeDtypeStruct)
+    return holds_modules([value]) or any(
+        isinstance(leaf, arrays) for leaf in jax.tree_util.tree_leaves(value)
+    )

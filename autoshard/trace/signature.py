@@ -23,6 +23,10 @@ class LeafInfo:
     dtype: Any
     weak_type: bool
 
+    def __str__(self) -> str:
+        scalar = " of a Python scalar" if self.weak_type else ""
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{scalar}"
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -36,12 +40,40 @@ class Signature:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        kinds = tuple((leaf.shape, str(leaf.dtype), leaf.weak_type) for leaf in self.leaves)
+        kinds = tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in self.leaves)
         return (self.in_tree, kinds)
+
+    def difference(self, new: Signature) -> str:
+        """What changed from this signature to a new one, in a phrase; "" if nothing did."""
+        before = {leaf.path: leaf for leaf in self.leaves}
+        after = {leaf.path: leaf for leaf in new.leaves}
+        changes = [
+            f"{path} was {before[path]}, is {leaf}"
+            for path, leaf in after.items()
+            if path in before and str(before[path]) != str(leaf)
+        ]
+        changes += [f"{path} is new" for path in after if path not in before]
+        changes += [f"{path} is gone" for path in before if path not in after]
+        more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+        return "; ".join(changes[:3]) + more
 
     @property
     def structs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         return tuple(_compat.struct(x.shape, x.dtype, x.weak_type) for x in self.leaves)
+
+
+def key_of(args: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """The `Signature.key` of arguments, quickly: without the paths that only people read.
+
+    Raises:
+        TypeError: a leaf is neither array nor number; says which.
+    """
+    leaves, tree = jax.tree_util.tree_flatten(tuple(args))
+    try:
+        return tree, tuple(map(_compat.abstract, leaves))
+    except (TypeError, ValueError):
+        signature(args, names)  # says which leaf
+        raise
 
 
 def signature(args: Sequence[Any], names: Sequence[str]) -> Signature:

@@ -6,10 +6,9 @@ structure and the same leaf shapes and dtypes.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from autoshard.errors import AutoshardWarning, StateMismatchError
+from autoshard.errors import StateMismatchError, warn
 from autoshard.trace.signature import LeafInfo, Signature
 
 
@@ -101,4 +100,4 @@ def _report(
     )
     if donated:
         raise StateMismatchError(text + " The argument is donated, so its buffers would be lost.")
-    warnings.warn(text, AutoshardWarning, stacklevel=2)
+    warn(text)

@@ -31,11 +31,5 @@ def steps(path: tuple[Any, ...]) -> Steps:
 
 
 def written(root: str, path: tuple[Any, ...]) -> str:
-    """The path as an expression: "state['params']['kernel']".
-
-    Without a root the first key is one: NNX modules are held in a dict by argument name.
-    """
-    text = jax.tree_util.keystr(path)
-    if not root and path and isinstance(path[0], jax.tree_util.DictKey):
-        return f"{path[0].key}{jax.tree_util.keystr(path[1:])}"
-    return root + text
+    """The path as an expression: "state['params']['kernel']"."""
+    return root + jax.tree_util.keystr(path)

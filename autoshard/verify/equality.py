@@ -88,14 +88,12 @@ class PureStep:
         fn: takes `values`.
         values: its arguments.
         names: what they are called.
-        argument_names: what the step's own arguments are called.
         modules: the modules that were taken apart, if there were any.
     """
 
     fn: Callable[..., Any]
     values: tuple[Any, ...]
     names: tuple[str, ...]
-    argument_names: tuple[str, ...]
     modules: Modules | None
 
     def trace(self, name: str) -> Traced:
@@ -106,10 +104,9 @@ def pure_step(fn: Callable[..., Any], args: Sequence[Any]) -> PureStep:
     """`fn(*args)`, made pure."""
     names = tuple(parameter_names(fn, len(args)))
     if not holds_modules(args):
-        return PureStep(fn, tuple(args), names, names, None)
+        return PureStep(fn, tuple(args), names, None)
     modules, values = take_apart(args, names)
-    others = [names[i] for i in range(len(args)) if i not in modules.positions]
-    return PureStep(modules.pure(fn), values, ("", *others), names, modules)
+    return PureStep(modules.pure(fn), values, names, modules)
 
 
 def compare_steps(
@@ -150,12 +147,12 @@ def compare_steps(
 
 
 def _on_modules(sharded: Callable[..., Any], pure: PureStep, modules: Modules) -> Any:
-    """A step that changes modules, as one that takes and returns their state."""
+    """A step that changes modules, as one that takes and returns their arrays."""
 
-    def run(state: Any, *others: Any) -> tuple[Any, Any]:
-        values = modules.together(state, others)
-        out = sharded(*values)
-        return take_apart(values, pure.argument_names)[1][0], out
+    def run(*values: Any) -> tuple[Any, Any]:
+        whole = modules.together(values)
+        out = sharded(*whole)
+        return modules.held(take_apart(whole, pure.names)[1]), out
 
     return run
 

@@ -32,7 +32,7 @@ def test_every_kind_is_taken_apart_and_updated_in_place(name):
         lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.number) else x, jax.tree.map(jnp.copy, state)
     )
     expected = [x + 1 for x in before]
-    put_back(modules, arguments, changed)
+    put_back(modules, arguments, {"it": changed}, modules.graph)
     now = jax.tree.leaves(take_apart(arguments, ["it", "x"])[1][0])
     after = [x for x in now if jnp.issubdtype(x.dtype, jnp.number)]
     assert all((a == b).all() for a, b in zip(after, expected, strict=True))

@@ -177,7 +177,8 @@ class Autosharded:
         with Progress() as progress:
             entry = self._entry(call, progress, called=True)
             values, moved = entry.run.place(call.values)
-            if refusal is not None and entry is tried and not moved:
+            shaped_otherwise = isinstance(refusal, OtherSignature)
+            if refusal is not None and entry is tried and not (shaped_otherwise or moved):
                 # Neither shapes nor places explain it: it is the user's to see, and the same
                 # again if it were tried again.
                 raise refusal
@@ -232,7 +233,8 @@ class Autosharded:
                 progress.phase("searching")
                 self._plans[program] = make_plan(traced, self._options, progress.update)
             call = replace(call, values=())
-            entries[key] = _Entry(call, traced, self._plans[program], self._devices)
+            entry = _Entry(call, traced, self._plans[program], self._devices)
+            entries[key] = entries.setdefault(traced.signature.key, entry)
         self._last = entries[key]
         return self._last
 

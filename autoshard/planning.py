@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from autoshard.options import Options, is_sizes
 from autoshard.plan.check import refuse_mismatch
 from autoshard.plan.errors import PlanError
 from autoshard.plan.model import Certificate, MachineKey, MeshPlan, Plan, ProgramKey
-from autoshard.program.ir import Program
+from autoshard.program.ir import Program, Role
 from autoshard.search.answer import Answer
 from autoshard.search.search import search
 from autoshard.strategies import STRATEGIES
@@ -227,11 +227,30 @@ def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, stra
         prediction=answer.prediction(collectives),
         certificate=certificate,
         strategy=strategy,
-        notes=tuple(
-            f"no sharding rule, kept whole: {line}" for line in unknown_primitives(program)
+        notes=(
+            *(f"no sharding rule, kept whole: {line}" for line in unknown_primitives(program)),
+            *_undivided(answer),
         ),
         versions=versions(),
     )
+
+
+def _undivided(answer: Answer) -> Iterator[str]:
+    """One line per shape of data that stays whole because no axis divides its first dimension."""
+    axes = [axis for axis in answer.numbers.mesh.axes if axis.size > 1]
+    alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for leaf in answer.inputs():
+        if leaf.role == Role.DATA.value and leaf.shape and leaf.spec.is_replicated:
+            alike.setdefault((leaf.dtype, leaf.shape), []).append(leaf.path)
+    for (dtype, shape), paths in alike.items():
+        if not axes or any(shape[0] % axis.size == 0 for axis in axes):
+            continue
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield (
+            f"{paths[0]}{more} ({dtype}[{','.join(map(str, shape))}]) is whole on every device:"
+            f" its first dimension, {shape[0]}, does not divide by"
+            f" {' or '.join(f'{axis.name} {axis.size}' for axis in axes)}"
+        )
 
 
 def unknown_primitives(program: Program) -> list[str]:

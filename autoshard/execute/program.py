@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from autoshard import _compat
 from autoshard.execute.replay import Replay
 from autoshard.execute.shardings import constraint_table, sharding
 from autoshard.plan import units
@@ -43,6 +44,8 @@ class Executable:
     def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[LeafPlan, ...]]:
         """Move leaves that are committed elsewhere; returns the arguments and what was moved.
 
+        Weakly typed leaves that the program takes as strongly typed become so.
+
         State that is committed nowhere is put in place without a word: the step's own results
         come back placed, and JAX would compile once for either kind of argument. What was moved
         from is left alone, donated or not: a move may share its buffers.
@@ -51,7 +54,10 @@ class Executable:
         state = {i for _, i in self.traced.program.aliases}
         moved: list[LeafPlan] = []
         out = list(leaves)
+        infos = self.traced.signature.leaves
         for k, (leaf, want) in enumerate(zip(leaves, self.in_shardings, strict=True)):
+            if _compat.abstract(leaf)[2] and not infos[k].weak_type:
+                leaf = out[k] = jax.lax.convert_element_type(leaf, infos[k].dtype)
             if not isinstance(leaf, jax.Array):
                 continue
             if leaf.committed:

@@ -38,6 +38,10 @@ def trace(
 ) -> Traced:
     """Trace `fn(*args)` at a signature.
 
+    State that goes in weakly typed (as Python numbers are) and comes out strongly typed is taken
+    as strongly typed from the start, as `lax.scan` takes its carry: the second step is then the
+    same program as the first.
+
     Args:
         fn: takes the positional arguments of the signature.
         sig: from `signature`.
@@ -47,6 +51,20 @@ def trace(
     Raises:
         StateMismatchError: a donated argument comes back with other shapes or dtypes.
     """
+    while True:
+        traced = _trace(fn, sig, name, donated)
+        results = traced.closed.out_avals
+        weak = {
+            i
+            for out, i in traced.program.aliases
+            if sig.leaves[i].weak_type and not results[out].weak_type
+        }
+        if not weak:
+            return traced
+        sig = sig.strong(weak)
+
+
+def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset[int]) -> Traced:
     out_info: list[tuple[Any, list[Any]]] = []
 
     def flat(*leaves: Any) -> list[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ class LeafInfo:
     weak_type: bool
 
     def __str__(self) -> str:
-        scalar = " of a Python scalar" if self.weak_type else ""
+        scalar = " from a Python number" if self.weak_type else ""
         return f"{self.dtype}[{','.join(map(str, self.shape))}]{scalar}"
 
 
@@ -42,6 +42,14 @@ class Signature:
     def key(self) -> tuple[Any, ...]:
         kinds = tuple((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in self.leaves)
         return (self.in_tree, kinds)
+
+    def strong(self, leaves: Collection[int]) -> Signature:
+        """This signature with some leaves no longer weakly typed."""
+        changed = [
+            replace(leaf, weak_type=False) if i in leaves else leaf
+            for i, leaf in enumerate(self.leaves)
+        ]
+        return Signature(self.in_tree, tuple(changed))
 
     def difference(self, new: Signature) -> str:
         """What changed from this signature to a new one, in a phrase; "" if nothing did."""

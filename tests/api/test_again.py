@@ -62,13 +62,35 @@ def test_a_python_number_that_comes_back_as_an_array_is_no_new_search(searches: 
     assert searches == ["count"]
 
 
+@pytest.mark.usefixtures("_no_warnings")
+def test_weakly_typed_state_is_one_program_from_the_first_step(searches: list[str]) -> None:
+    traced = []
+
+    def decay(state: dict[str, Any], x: jax.Array) -> dict[str, Any]:
+        traced.append(1)
+        mean = state["mean"] * 0.9 + jnp.sum(x)
+        return {"mean": mean, "table": state["table"] + mean}
+
+    step = autoshard(decay, donate_argnums=0)
+    for _ in range(2):
+        state = {"mean": 0.0, "table": jnp.full((8, 8), 1.0)}
+        assert state["table"].weak_type
+        for _ in range(3):
+            state = step(state, jnp.ones(8))
+    assert searches == ["decay"]
+    assert len(traced) == 2, "once weakly typed, once as it comes back"
+    programs = {id(e) for kind in step._entries.values() for e in kind.values()}
+    assert len(programs) == 1
+    assert close(state["mean"], jnp.float32(8 * (1 + 0.9 + 0.81)))
+
+
 def test_a_python_number_is_weaker_than_an_array_as_in_jit() -> None:
     def scale(x: jax.Array, by: Any) -> jax.Array:
         return x * by
 
     step, x = autoshard(scale), jnp.ones(8, jnp.bfloat16)
     assert step(x, 2.0).dtype == jnp.bfloat16
-    with pytest.warns(AutoshardWarning, match="by was float32.. of a Python scalar, is float32.."):
+    with pytest.warns(AutoshardWarning, match="by was float32.. from a Python number,"):
         assert step(x, jnp.float32(2.0)).dtype == jnp.float32
     assert step(x, 2.0).dtype == jnp.bfloat16
 

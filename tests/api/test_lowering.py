@@ -61,7 +61,7 @@ def test_a_mesh_and_other_devices_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize("machine", ["v5e:2x4", "v5e:4x4"])
-def test_a_tpu_program_compiles_without_a_tpu(machine: str) -> None:
+def test_a_tpu_program_is_laid_over_the_chips_as_planned(machine: str) -> None:
     pytest.importorskip("libtpu")
     step = autoshard(train_step, devices=machine, donate_argnums=0)
     compiled = step.lower(*abstract()).compile()

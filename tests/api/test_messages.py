@@ -101,6 +101,18 @@ def test_a_dimension_that_no_axis_divides_stays_whole_and_runs(options: Any) -> 
     assert all(s.spec.dims[0] == () for s in step.plan.leaves("data"))
 
 
+def test_a_batch_that_no_axis_divides_is_listed_with_the_numbers() -> None:
+    p = plan(train_step, *abstract(6), strategy="data_parallel", mesh={"data": 8})
+    notes = [note for note in p.notes if "whole on every device" in note]
+    assert notes == [
+        "batch['x'] (float32[6,8]) is whole on every device: its first dimension, 6, does not"
+        " divide by data 8",
+        "batch['y'] (float32[6,4]) is whole on every device: its first dimension, 6, does not"
+        " divide by data 8",
+    ]
+    assert not plan(train_step, *abstract(16), strategy="data_parallel", mesh={"data": 8}).notes
+
+
 def test_a_large_tensor_that_nothing_divides_is_listed_with_the_reason() -> None:
     def fn(table: Any, x: Any) -> Any:
         return jnp.tanh(table) @ x

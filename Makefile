@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/python -m autoshard.cli._demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 $(ARGS)
 
 lint: $(READY) tree
 	$(BIN)/ruff check $(wildcard $(SOURCES))

@@ -25,6 +25,9 @@ from rich.text import Text
 from autoshard.report import text
 
 _COUNT_FLAG = "--xla_force_host_platform_device_count"
+# Many devices on few cores: a collective may wait long for its last participant, and XLA aborts
+# the process after 40 s otherwise.
+_PATIENCE_FLAG = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def simulate_devices(n: int) -> None:
         ImportError: JAX or Flax is missing.
     """
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_COUNT_FLAG)]
-    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_COUNT_FLAG}={n}"])
+    os.environ["XLA_FLAGS"] = " ".join([_PATIENCE_FLAG, *flags, f"{_COUNT_FLAG}={n}"])
     os.environ["JAX_PLATFORMS"] = "cpu"
     try:
         import flax  # noqa: F401

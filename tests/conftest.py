@@ -1,6 +1,8 @@
 """Eight simulated CPU devices for every test; set before anything can import JAX."""
 
+import gc
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight devices share few cores here. Programs run one at a time, and a collective may wait long
@@ -26,3 +28,15 @@ def devices():
     found = jax.devices()
     assert len(found) == 8, f"expected 8 CPU devices, JAX was started with {len(found)}"
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped():
+    """Each compiled program holds memory mappings, and a process may only have so many (65530).
+
+    Between modules they are let go; `tests/laws` does so between tests.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

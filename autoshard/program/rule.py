@@ -44,6 +44,16 @@ class OpClass(Enum):
     FREE = "free"  # no work and no copy: reshape, bitcast, boundaries of regions
     OPAQUE = "opaque"  # no rule, or nothing known: whole operands, whole results
 
+    @property
+    def is_light(self) -> bool:
+        """Whether the op is mere arithmetic per element, or no work at all."""
+        return self in (OpClass.FUSIBLE, OpClass.FREE)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the op runs on the matrix unit."""
+        return self in (OpClass.MATMUL, OpClass.CONV)
+
 
 @dataclass(frozen=True, slots=True)
 class Factor:

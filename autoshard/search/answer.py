@@ -10,7 +10,7 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, stages, steps
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
-from autoshard.program.rule import Combiner, OpClass
+from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem, wire_bytes
 from autoshard.search.graph import Dims, Flow, Sum
@@ -258,7 +258,7 @@ class Answer:
             flops=sum(
                 op.rule.flops * self.program.times(op.region)
                 for op in ops
-                if op.rule.op_class in (OpClass.MATMUL, OpClass.CONV)
+                if op.rule.op_class.is_matrix
             ),
         )
 

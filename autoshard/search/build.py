@@ -125,11 +125,11 @@ class _Builder:
             if node.own is None:
                 continue
             op = self.program.ops[node.own]
-            if op.rule.op_class in (OpClass.FREE, OpClass.FUSIBLE):
+            if op.rule.op_class.is_light:
                 continue
             times = self.program.times(op.region)
             traffic = self._traffic(op, node.id)
-            if op.rule.op_class in (OpClass.MATMUL, OpClass.CONV):
+            if op.rule.op_class.is_matrix:
                 factors = frozenset(c for c in self.graph.op_classes[op.id] if c is not None)
                 flops = op.rule.flops / self._cut(node.id, factors)
                 time = matmul_time_s(chip, flops, traffic, self._dtype(op))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoshard.search.problem import Floats, Problem, Usage
+from autoshard.search.problem import Floats, Problem, Usage, gap
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,7 @@ class Dual:
         self.problem = problem
         self.unary = [v.cost_s.astype(float).copy() for v in problem.variables]
         self.tables = [p.cost_s.astype(float).copy() for p in problem.pairs]
-        self.near: list[list[tuple[int, int, bool]]] = [[] for _ in problem.variables]
-        for k, p in enumerate(problem.pairs):
-            self.near[p.a].append((k, p.b, True))
-            self.near[p.b].append((k, p.a, False))
+        self.near = problem.near
         self.price: dict[int, float] = {}
 
     def sweep(self) -> None:
@@ -130,10 +127,7 @@ def polish(
 ) -> tuple[int, ...]:
     """Change one variable at a time while that lowers cost plus priced memory."""
     now = list(choice)
-    near: list[list[tuple[int, int, bool]]] = [[] for _ in now]
-    for k, p in enumerate(problem.pairs):
-        near[p.a].append((k, p.b, True))
-        near[p.b].append((k, p.a, False))
+    near = problem.near
     unary = [v.cost_s + _priced(v.usage, price) for v in problem.variables]
     tables = [p.cost_s + _priced(p.usage, price) for p in problem.pairs]
     work = set(range(len(now)))
@@ -179,9 +173,8 @@ class Best:
         return True
 
     def gap(self) -> float:
-        if self.choice is None:
-            return float("inf")
-        return max(self.cost_s - self.bound_s, 0.0) / max(self.cost_s, 1e-30)
+        """See `problem.gap`; infinite as long as there is no answer."""
+        return gap(self.cost_s, self.bound_s)
 
 
 def ascend(

@@ -34,8 +34,6 @@ Dims = tuple[int | None, ...]  # class per dimension; None: whole (or of size 1)
 
 # Readers further apart than this (in ops) don't share a resharded copy: it would have to be kept.
 _SHARING_DISTANCE = 50
-
-_LIGHT = frozenset({OpClass.FUSIBLE, OpClass.FREE})
 _ENTER = frozenset({"scan_const", "scan_init", "scan_xs", "while_const", "while_init", "branch_in"})
 _STACKING = frozenset({"scan_xs", "scan_ys"})
 _RENAMING = frozenset({"scan_const", "scan_xs", "while_const", "branch_in"})
@@ -271,7 +269,7 @@ class _Builder:
 
     def _is_light(self, op: Op) -> bool:
         """Whether an op shares its results' node: cheap, and needs no dimension whole."""
-        if op.rule.op_class not in _LIGHT:
+        if not op.rule.op_class.is_light:
             return False
         if op.kind in _STACKING:
             return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from enum import Enum
 
 from autoshard.program.ir import Role
-from autoshard.program.rule import OpClass
 from autoshard.search.graph import Graph
 from autoshard.search.regions import update_ops
 
@@ -49,7 +48,7 @@ def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
     kinds: list[Kind] = []
     for node in graph.nodes:
         own = program.ops[node.own] if node.own is not None else None
-        if own is not None and own.rule.op_class in (OpClass.MATMUL, OpClass.CONV):
+        if own is not None and own.rule.op_class.is_matrix:
             kinds.append(Kind.MATMUL)
         elif state & set(node.tensors) or update & set(node.ops):
             kinds.append(Kind.STATE)

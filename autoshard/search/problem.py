@@ -10,12 +10,20 @@ reshard). Nothing here knows tensors, meshes or JAX; a problem can come from any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+def gap(cost_s: float, bound_s: float) -> float:
+    """How far an answer may be from the best: the part of its cost above a bound on all."""
+    if cost_s == float("inf"):
+        return float("inf")
+    return max(cost_s - bound_s, 0.0) / max(cost_s, 1e-30)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,15 @@ class Problem:
     limit_bytes: float
     horizon: int
     base_cost_s: float = 0.0
-    _cache: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def near(self) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
+        """Per variable: (pair, the variable at its other end, whether this one comes first)."""
+        found: list[list[tuple[int, int, bool]]] = [[] for _ in self.variables]
+        for k, p in enumerate(self.pairs):
+            found[p.a].append((k, p.b, True))
+            found[p.b].append((k, p.a, False))
+        return tuple(map(tuple, found))
 
     def cost_s(self, choice: Sequence[int]) -> float:
         """The objective at one option per variable."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from autoshard.program.ir import Program
-from autoshard.program.rule import OpClass
-
-_LIGHT = frozenset({OpClass.FUSIBLE, OpClass.FREE})
 
 
 def update_ops(program: Program) -> frozenset[int]:
@@ -27,7 +24,7 @@ def update_ops(program: Program) -> frozenset[int]:
             op = made_by.get(stack.pop())
             if op is None or op.id in found or op.region != 0:
                 continue
-            if op.rule.op_class not in _LIGHT or not shape:
+            if not op.rule.op_class.is_light or not shape:
                 continue
             same = [t is None or program.tensors[t].shape in (shape, ()) for t in op.inputs]
             if program.tensors[op.outputs[0]].shape != shape or not all(same):

@@ -15,6 +15,7 @@ from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.infeasible import explain_infeasible
 from autoshard.search.least import Least, least_memory
+from autoshard.search.problem import gap
 from autoshard.search.reduce import Keep
 from autoshard.search.solve import solve
 from autoshard.search.strategy import Strategy, restrict
@@ -225,10 +226,9 @@ class _Search:
 
         def on_better(cost: float, bound: float) -> None:
             if bound > float("-inf") and cost < float("inf"):
-                gap = max(cost - bound, 0.0) / max(cost, 1e-30)
                 self.tell(
                     f"mesh {mesh}: {units.time(cost)}, bound {units.time(max(bound, 0.0))},"
-                    f" gap {gap:.1%}"
+                    f" gap {gap(cost, bound):.1%}"
                 )
 
         solution = solve(
@@ -285,13 +285,13 @@ class _Search:
         bounds = [c.bound_s for c in self.candidates]
         complete = len(bounds) == len(self._meshes())
         bound = max(min(*bounds, cost), 0.0) if complete else 0.0
-        gap = max(cost - bound, 0.0) / max(cost, 1e-30)
+        left = gap(cost, bound)
         others = [c for c in self.candidates if c.numbers is not numbers]
         rivals = [*self.experts, *map(self._rival, others)]
         certificate = Certificate(
-            status="optimal" if gap <= GOOD_ENOUGH else "feasible",
+            status="optimal" if left <= GOOD_ENOUGH else "feasible",
             lower_bound_s=bound,
-            gap=gap,
+            gap=left,
             search_s=time.monotonic() - self.begun,
             rivals=tuple(sorted(rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
         )

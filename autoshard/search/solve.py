@@ -10,7 +10,7 @@ import numpy as np
 
 from autoshard.search.cpsat import close
 from autoshard.search.dual import Best, Dual, ascend, polish
-from autoshard.search.problem import Problem
+from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep, Reduced, reduce
 
 # CP-SAT gets the options that reduced costs leave; beyond this many pair variables it would only
@@ -37,9 +37,8 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        if self.choice is None:
-            return float("inf")
-        return max(self.cost_s - self.bound_s, 0.0) / max(self.cost_s, 1e-30)
+        """See `problem.gap`; infinite where there is no answer."""
+        return gap(self.cost_s, self.bound_s)
 
 
 def solve(

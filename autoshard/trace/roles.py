@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoshard.program.ir import Op, Role
-from autoshard.program.rule import OpClass
-
-_LIGHT = frozenset({OpClass.FUSIBLE, OpClass.FREE})
 
 
 def find_roles(
@@ -36,7 +33,7 @@ def find_roles(
     while True:
         before = len(reaches)
         for op in reversed(ops):
-            heavy = op.rule.op_class not in _LIGHT
+            heavy = not op.rule.op_class.is_light
             if heavy or any(out in reaches for out in op.outputs):
                 reaches.update(t for t in op.inputs if t is not None)
         for op in carries:

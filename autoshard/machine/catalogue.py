@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autoshard.machine.errors import CatalogError
-from autoshard.machine.model import Chip
+from autoshard.machine.model import Chip, MatrixUnit, Overlap
 from autoshard.machine.network import Switched, Torus
 from autoshard.machine.schema import Table, check, unknown_numbers
 
@@ -173,6 +173,7 @@ def read_entry(text: str, file: str) -> CatalogEntry:
     check(data, file)
 
     memory, compute, host = (_values(data, s) for s in ("memory", "compute", "host"))
+    unit = _values(data, "matrix_unit")
     links = _values(data, data["network"])
     # Files hold what data sheets say, which is per chip; JAX may show a chip as several devices.
     devices = links.get("cores_per_chip", 1)
@@ -188,6 +189,8 @@ def read_entry(text: str, file: str) -> CatalogEntry:
         memory_efficiency=memory["efficiency"],
         op_overhead_s=compute["op_overhead_s"],
         memory_margin=memory["margin"],
+        matrix_unit=MatrixUnit(_tile(unit["tile"], file), unit["units"]),
+        overlap=Overlap(**_values(data, "overlap")),
     )
     topology = data.get("topology")
     entry = CatalogEntry(
@@ -207,6 +210,13 @@ def read_entry(text: str, file: str) -> CatalogEntry:
         data=data,
     )
     return replace(entry, variants={v: _variant(entry, data, v) for v in data.get("variants", {})})
+
+
+def _tile(sizes: list[int], file: str) -> tuple[int, int, int]:
+    if len(sizes) != 3:
+        raise CatalogError(f"{file}: matrix_unit.tile must be rows, columns and depth: 3 numbers")
+    rows, columns, depth = sizes
+    return rows, columns, depth
 
 
 def _variant(entry: CatalogEntry, data: Table, name: str) -> CatalogEntry:

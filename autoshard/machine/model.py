@@ -11,6 +11,36 @@ from autoshard.machine.network import Network
 
 
 @dataclass(frozen=True, slots=True)
+class MatrixUnit:
+    """What runs matmuls, as far as shapes matter to it.
+
+    Attributes:
+        tile: rows, columns and depth to multiples of which a product is padded.
+        units: that tiles of the result are dealt to, wave by wave; 1 where one takes them all.
+    """
+
+    tile: tuple[int, int, int] = (1, 1, 1)
+    units: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How much communication hides behind compute.
+
+    Only what no activation waits for may hide: parameters gathered ahead of their use, gradients
+    on their way to the optimizer. Sums and gathers of activations stand on the critical path.
+
+    Attributes:
+        share: of the time of a loop body's matmuls, how much may hide communication.
+        slowdown: what hidden communication still costs, as a fraction of its own time: it takes
+            memory bandwidth and, on GPUs, multiprocessors from the compute beside it.
+    """
+
+    share: float = 0.0
+    slowdown: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Chip:
     """One accelerator as JAX sees it (one JAX device).
 
@@ -24,6 +54,8 @@ class Chip:
         memory_efficiency: achieved / peak memory bandwidth.
         op_overhead_s: time to start one kernel or fused loop.
         memory_margin: fraction of memory kept back by default for the runtime and fragmentation.
+        matrix_unit: what shapes matmuls like.
+        overlap: what communication hides behind compute.
     """
 
     name: str
@@ -35,6 +67,8 @@ class Chip:
     memory_efficiency: float
     op_overhead_s: float
     memory_margin: float
+    matrix_unit: MatrixUnit = MatrixUnit()
+    overlap: Overlap = Overlap()
 
     def flops_per_s(self, dtype: str) -> float:
         """Achievable matmul rate for operands of a JAX dtype name such as "bfloat16".

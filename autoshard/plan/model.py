@@ -99,7 +99,8 @@ class Collective:
         axes: mesh axes it runs over.
         count: times per step.
         bytes: bytes of the larger side of the tensor on one device, per occurrence.
-        seconds: predicted, for all occurrences in a step.
+        seconds: predicted, for all occurrences in a step, each by itself.
+        exposed_s: the part of it that no compute hides.
         tensor: shape and dtype for people, e.g. "bfloat16[1024,4096]".
         source: user's "file:line".
         scope: name stack.
@@ -111,6 +112,7 @@ class Collective:
     count: int
     bytes: float
     seconds: float
+    exposed_s: float
     tensor: str = ""
     source: str = ""
     scope: str = ""
@@ -128,11 +130,22 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the cost model says; never measured, never compiled."""
+    """What the cost model says; never measured, never compiled.
+
+    Attributes:
+        step_s: one step; `compute_s` and `exposed_s` together.
+        compute_s: ops by themselves.
+        communication_s: collectives by themselves.
+        exposed_s: the part of `communication_s` that no compute hides.
+        peak_bytes: on one device, at `peak_at`, with the tensors `alive_at_peak`.
+        state_bytes: of parameters and optimizer state on one device.
+        flops: of all matmuls, over all devices.
+    """
 
     step_s: float
     compute_s: float
     communication_s: float
+    exposed_s: float
     peak_bytes: float
     state_bytes: float
     peak_at: str = ""

@@ -63,14 +63,16 @@ def _facts(plan: Plan) -> Iterator[Fact]:
     yield Fact("machine", f"{machine.name} ({kind})")
     yield Fact("mesh", mesh(plan))
     p = plan.prediction
-    overlap = p.compute_s + p.communication_s > 1.005 * p.step_s
-    parts = f"compute {units.time(p.compute_s)} + communication {units.time(p.communication_s)}"
+    hidden = p.communication_s - p.exposed_s
+    parts = f"compute {units.time(p.compute_s)} + communication {units.time(p.exposed_s)}"
+    if hidden > 0.005 * p.step_s:
+        parts += f", {units.time(hidden)} more hidden"
+    yield Fact("predicted", f"step {units.time(p.step_s)} ({parts})")
     fits = p.peak_bytes <= machine.memory_limit_bytes
     yield Fact(
-        "predicted",
-        f"step {units.time(p.step_s)} ({parts}{', partly at once' if overlap else ''}),"
-        f" peak {units.size(p.peak_bytes)} of {units.size(machine.memory_limit_bytes)} per device"
-        f"{'' if fits else ', too much'}, state {units.size(p.state_bytes)}",
+        "memory",
+        f"predicted peak {units.size(p.peak_bytes)} of {units.size(machine.memory_limit_bytes)}"
+        f" per device{'' if fits else ', too much'}, state {units.size(p.state_bytes)}",
         "" if fits else "warn",
     )
     yield _certificate(plan)

@@ -77,6 +77,7 @@ def collectives(plan: Plan, everything: bool) -> Table | None:
         Column("times", number=True),
         Column("bytes each", number=True),
         Column("time", number=True),
+        Column("exposed", number=True),
         Column("why"),
         Column("line"),
     )
@@ -93,6 +94,7 @@ def collective_table(found: Iterable[Collective]) -> Table:
         Column("times", number=True),
         Column("bytes each", number=True),
         Column("time", number=True),
+        Column("exposed", number=True),
         Column("tensor"),
         Column("why"),
         Column("line"),
@@ -120,6 +122,7 @@ def _traffic_cells(same: list[Collective]) -> tuple[str, ...]:
         str(sum(c.count for c in same)),
         span,
         units.time(sum(c.seconds for c in same)),
+        units.time(sum(c.exposed_s for c in same)),
         same[0].reason,
         paths.lines(c.source for c in same),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.overlap import exposed_s
 from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, stages, steps
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
@@ -192,16 +194,18 @@ class Answer:
     # -- communication -----------------------------------------------------------------------
 
     def collectives(self) -> tuple[Collective, ...]:
-        found = [c for flow in self.graph.flows for c in self._of_flow(flow)]
+        budgets_s = self.numbers.budgets_s
+        pairs = zip(self.graph.flows, budgets_s, strict=True)
+        found = [c for flow, budget_s in pairs for c in self._of_flow(flow, budget_s)]
         found += [c for made in self.graph.sums for c in self._of_sum(made)]
         return tuple(sorted(found, key=lambda c: -c.seconds))
 
-    def _of_flow(self, flow: Flow) -> Iterator[Collective]:
+    def _of_flow(self, flow: Flow, budget_s: float) -> Iterator[Collective]:
         src = self._row(flow.src, flow.src_dims, flow.partial)
         dst = self._row(flow.dst, flow.dst_dims)
         op = self.program.ops[min(flow.at, len(self.program.ops) - 1)]
-        for step in steps(src, dst, wire_bytes(self.program, self._made, flow), self.axes):
-            yield self._collective(
+        found = [
+            self._collective(
                 step.kind,
                 step.axis,
                 float(step.size_bytes[0, 0]),
@@ -210,6 +214,14 @@ class Answer:
                 op,
                 self._why(flow),
             )
+            for step in steps(src, dst, wire_bytes(self.program, self._made, flow), self.axes)
+        ]
+        total_s = sum(c.seconds for c in found) / self.program.times(flow.region)
+        if total_s:
+            overlap = self.numbers.machine.chip.overlap
+            part = float(exposed_s(overlap, np.asarray(total_s), budget_s)) / total_s
+            found = [replace(c, exposed_s=c.seconds * part) for c in found]
+        yield from found
 
     def _of_sum(self, made: Sum) -> Iterator[Collective]:
         op = self.program.ops[made.op]
@@ -231,6 +243,7 @@ class Answer:
             count=times,
             bytes=size,
             seconds=seconds,
+            exposed_s=seconds,
             tensor=f"{t.dtype}[{','.join(map(str, t.shape))}]",
             source=op.source,
             scope=op.scope,
@@ -242,15 +255,16 @@ class Answer:
     def prediction(self, collectives: Sequence[Collective]) -> Prediction:
         problem = self.numbers.problem
         step_s = problem.cost_s(self.choice)
-        communication_s = sum(c.seconds for c in collectives)
+        exposed = sum(c.exposed_s for c in collectives)
         used = problem.usage_bytes(self.choice)
         when = int(np.argmax(used)) if len(used) else 0
         ops = self.program.ops
         state = [x for x in self.inputs() if x.role in ("parameter", "optimizer")]
         return Prediction(
             step_s=step_s,
-            compute_s=max(step_s - communication_s, 0.0),
-            communication_s=communication_s,
+            compute_s=max(step_s - exposed, 0.0),
+            communication_s=sum(c.seconds for c in collectives),
+            exposed_s=exposed,
             peak_bytes=float(used[when]) if len(used) else 0.0,
             state_bytes=sum(x.bytes_per_device for x in state),
             peak_at=_where(ops[when]) if when < len(ops) else "the end of the step",

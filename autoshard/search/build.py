@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoshard.cost.collectives import collective_time_s
-from autoshard.cost.compute import matmul_time_s, memory_time_s
+from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
 from autoshard.cost.liveness import Liveness, liveness
+from autoshard.cost.overlap import exposed_s
 from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import OpClass
 from autoshard.search.graph import Flow, Graph, build_graph, classes_of
+from autoshard.search.hiding import budgets_s
+from autoshard.search.kinds import Kind, batch_classes, node_kinds
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
 
@@ -26,6 +30,8 @@ Classes = frozenset[int]
 
 # Reads of one stored tensor by elementwise ops this close together (in ops) are one fused read.
 _FUSION_DISTANCE = 50
+# Elementwise ops of one node this close together (in ops) run as one loop, started once.
+_LOOP_LENGTH = 20
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,28 @@ class Analysis:
         return build_graph(self.program)
 
     @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each node holds."""
+        return node_kinds(self.graph, batch_classes(self.graph))
+
+    @cached_property
     def live(self) -> Liveness:
         return liveness(self.program)
 
 
 @dataclass(frozen=True)
 class MeshProblem:
-    """The numbers for one mesh, and what they mean."""
+    """The numbers for one mesh, and what they mean.
+
+    Attributes:
+        budgets_s: per flow, the matmul time that its reshard may hide behind.
+    """
 
     analysis: Analysis
     machine: Machine
     layouts: Layouts
     problem: Problem
+    budgets_s: tuple[float, ...]
 
     @property
     def mesh(self) -> LogicalMesh:
@@ -63,7 +79,7 @@ def build_problem(
     """Price every option of every decision on a mesh."""
     layouts = enumerate_layouts(analysis.graph, mesh)
     builder = _Builder(analysis, machine, layouts)
-    return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes))
+    return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes), builder.budgets_s)
 
 
 def wire_bytes(program: Program, made_by: Mapping[int, Op], flow: Flow) -> float:
@@ -80,6 +96,7 @@ class _Builder:
         self.graph, self.program, self.live = analysis.graph, analysis.program, analysis.live
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
+        self.budgets_s = budgets_s(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
         self._shards: dict[tuple[int, Classes], Floats] = {}
         self._made = {out: op for op in self.program.ops for out in op.outputs}
         self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
@@ -94,8 +111,8 @@ class _Builder:
         self._sums(cost)
         self._storage(usage)
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
-        for flow in self.graph.flows:
-            self._flow(flow, cost, usage, pairs)
+        for flow, budget_s in zip(self.graph.flows, self.budgets_s, strict=True):
+            self._flow(flow, budget_s, cost, usage, pairs)
         return Problem(
             variables=tuple(Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)),
             pairs=tuple(
@@ -132,10 +149,46 @@ class _Builder:
             if op.rule.op_class.is_matrix:
                 factors = frozenset(c for c in self.graph.op_classes[op.id] if c is not None)
                 flops = op.rule.flops / self._cut(node.id, factors)
-                time = matmul_time_s(chip, flops, traffic, self._dtype(op))
+                used = self._utilisation(op, node.id)
+                time = matmul_time_s(chip, flops, used, traffic, self._dtype(op))
             else:
                 time = memory_time_s(chip, traffic) + chip.op_overhead_s
             cost[node.id] += time * times
+
+    def _utilisation(self, op: Op, node: int) -> Floats:
+        """Of the matrix unit, per option; full for kernels that are no plain product."""
+        if sum(bool(dims) for dims in op.rule.operands) != 2:
+            return np.ones(len(self.layouts.options[node]))
+        return product_utilisation(self.machine.chip.matrix_unit, self._product(op, node))
+
+    def _product(self, op: Op, node: int) -> Product:
+        """The op as a matrix product on one device, per option.
+
+        Factors on both operands and the result are its batch, those on the second operand and the
+        result its columns, those on both operands its depth. Whatever else the result has are
+        rows, whatever else is summed (the window of a convolution) is depth.
+        """
+        classes = self.graph.op_classes[op.id]
+        left, right, result = (
+            frozenset(f for f in dims if f is not None)
+            for dims in (*op.rule.operands[:2], op.rule.results[0])
+        )
+        parts = (left & right & result, (right & result) - left, (left & right) - result)
+        batch, columns = (
+            float(math.prod(op.rule.factors[f].size for f in part)) for part in parts[:2]
+        )
+        rows = self.program.tensors[op.outputs[0]].elements / (batch * columns)
+        depth = op.rule.flops / (2.0 * batch * columns * rows)
+
+        def cut(part: frozenset[int]) -> Floats:
+            return self._cut(node, frozenset(c for f in part if (c := classes[f]) is not None))
+
+        return Product(
+            batch=batch / cut(parts[0]),
+            rows=rows / cut((left & result) - right),
+            columns=columns / cut(parts[1]),
+            depth=depth / cut(parts[2]),
+        )
 
     def _dtype(self, op: Op) -> str:
         first = next((t for t in op.inputs if t is not None), op.outputs[0])
@@ -155,6 +208,7 @@ class _Builder:
     def _fusible_traffic(self, cost: list[Floats]) -> None:
         grouped: dict[tuple[int, Classes], float] = defaultdict(float)
         last_read: dict[tuple[int, int], int] = {}
+        last_loop: dict[int, int] = {}
         for op in self.program.ops:
             if op.rule.op_class is not OpClass.FUSIBLE:
                 continue
@@ -175,6 +229,9 @@ class _Builder:
             for t, dims in moved:
                 cut = frozenset(c for c in classes_of(classes, dims) if c is not None)
                 grouped[node, cut] += self.program.tensors[t].size_bytes * times
+            if moved and op.id - last_loop.get(node, -_LOOP_LENGTH - 1) > _LOOP_LENGTH:
+                cost[node] += self.machine.chip.op_overhead_s * times
+                last_loop[node] = op.id
         for (node, cut), size in grouped.items():
             cost[node] += memory_time_s(self.machine.chip, size / self._cut(node, cut))
 
@@ -204,6 +261,7 @@ class _Builder:
     def _flow(
         self,
         flow: Flow,
+        budget_s: float,
         cost: list[Floats],
         usage: list[list[Usage]],
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]],
@@ -211,6 +269,7 @@ class _Builder:
         src = self.layouts.state(flow.src, flow.src_dims, flow.partial)
         dst = self.layouts.state(flow.dst, flow.dst_dims)
         seconds, copy = self._table(src, dst, wire_bytes(self.program, self._made, flow))
+        seconds = exposed_s(self.machine.chip.overlap, seconds, budget_s)
         seconds = seconds * self.program.times(flow.region)
         if not seconds.any() and not copy.any():
             return

@@ -260,8 +260,12 @@ def merge_axes(planned: Sequence[Collective], compiled: Sequence[Seen]) -> list[
             found, group = able[k]
             for c in found:
                 group.remove(c)
-            seconds = sum(c.seconds for c in found)
-            joined.append(replace(found[0], axes=seen.axes, seconds=seconds))
+            seconds, exposed_s = (
+                sum(c.seconds for c in found),
+                sum(c.exposed_s for c in found),
+            )
+            whole = replace(found[0], axes=seen.axes, seconds=seconds, exposed_s=exposed_s)
+            joined.append(whole)
     return [*(c for group in steps.values() for c in group), *joined]
 
 

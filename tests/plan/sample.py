@@ -179,7 +179,8 @@ def _collectives() -> tuple[Collective, ...]:
         ("all-reduce", "data", 1, "float32[]", 4, 2e-6, 190, "loss, mean over data"),
     )  # fmt: skip
     return tuple(
-        Collective(kind, (axis,), count, float(size), seconds, tensor, f"{FILE}:{line}",
+        Collective(kind, (axis,), count, float(size), seconds,
+                   seconds * (0.25 if "parameter" in reason else 1.0), tensor, f"{FILE}:{line}",
                    "jvp(loss)/layers", reason)
         for kind, axis, count, tensor, size, seconds, line, reason in rows
     )  # fmt: skip
@@ -192,6 +193,7 @@ def make_plan() -> Plan:
     outputs = (*_state("[0]", "output"), metric)
     collectives = _collectives()
     communication_s = sum(c.seconds for c in collectives)
+    exposed_s = sum(c.exposed_s for c in collectives)
     state_bytes = Plan.total_bytes(leaf for leaf in inputs if leaf.role != "data")
     compute_s = 0.1482
     return Plan(
@@ -212,9 +214,10 @@ def make_plan() -> Plan:
         constraints=_constraints(),
         collectives=collectives,
         prediction=Prediction(
-            step_s=compute_s + communication_s,
+            step_s=compute_s + exposed_s,
             compute_s=compute_s,
             communication_s=communication_s,
+            exposed_s=exposed_s,
             peak_bytes=5.1 * GIB,
             state_bytes=state_bytes,
             peak_at=f"{FILE}:189",
@@ -227,8 +230,8 @@ def make_plan() -> Plan:
         ),
         certificate=Certificate(
             "feasible",
-            lower_bound_s=0.1655,
-            gap=1 - 0.1655 / (compute_s + communication_s),
+            lower_bound_s=0.1625,
+            gap=1 - 0.1625 / (compute_s + exposed_s),
             search_s=4.2,
             rivals=(
                 Rival("fsdp", "data 8 x tensor 1", 0.1912, 6.3 * GIB),

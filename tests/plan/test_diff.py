@@ -56,7 +56,7 @@ def test_everything_that_changed_is_there():
     assert found.identity == ()
     text = str(found)
     for part in (
-        "predicted step: 169 ms -> 84.7 ms (0.50x)",
+        "predicted step: 166 ms -> 82.8 ms (0.50x)",
         "predicted peak per device: 5.10 GiB, unchanged",
         "state['params']['embed']: P('tensor', 'data') -> P(None, None)",
         "constraints: 1 added, 1 removed, 1 changed",

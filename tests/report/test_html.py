@@ -61,7 +61,7 @@ def test_well_formed_and_alone(everything):
 
 def test_same_content_as_text():
     found = parsed(make_plan()._repr_html_())
-    for part in ("layers/attention/{query,key,value} x3", "169 ms", "gpt.py:129, 135", "fsdp"):
+    for part in ("layers/attention/{query,key,value} x3", "166 ms", "gpt.py:129, 135", "fsdp"):
         assert part in found.text
 
 

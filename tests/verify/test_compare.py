@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 def planned(kind, axes, count, size, **more):
     words = {"tensor": f"bfloat16[{size}]", "source": "m.py:1", "reason": "summed", **more}
-    return Collective(kind, tuple(axes.split()), count, float(size), 1e-3, **words)
+    return Collective(kind, tuple(axes.split()), count, float(size), 1e-3, 1e-3, **words)
 
 
 def seen(kind, axes, count, size, **more):

@@ -8,6 +8,7 @@ from importlib import import_module
 
 # name -> "module:function"; the function takes the remaining arguments and returns an exit status.
 COMMANDS = {
+    "costing": "benchmarks.costing:main",
     "overhead": "benchmarks.overhead:main",
     "planning": "benchmarks.planning:main",
     "wild": "benchmarks.wild.main:main",

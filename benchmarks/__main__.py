@@ -9,8 +9,10 @@ from importlib import import_module
 # name -> "module:function"; the function takes the remaining arguments and returns an exit status.
 COMMANDS = {
     "costing": "benchmarks.costing:main",
+    "compiled": "benchmarks.compiled.main:main",
     "overhead": "benchmarks.overhead:main",
     "planning": "benchmarks.planning:main",
+    "published": "benchmarks.published.main:main",
     "wild": "benchmarks.wild.main:main",
 }
 

@@ -23,21 +23,28 @@ def directory() -> Path:
     return Path(home) / "autoshard" / "compiled"
 
 
-def place(plan: Plan, donated: frozenset[int]) -> Path:
-    """The file for what a plan compiles to: everything that decides the result is in its name."""
-    asked = (
-        _FORMAT,
+def plan_key(plan: Plan, donated: frozenset[int]) -> str:
+    """Names all of a plan that a compiler sees: two plans of one key compile to the same.
+
+    Args:
+        plan: with its predictions, which do not count.
+        donated: indices of donated dynamic arguments.
+    """
+    return _digest(
         plan.program,
         plan.machine.name,
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),
         tuple((c.at, c.slot, c.specs) for c in plan.constraints),
         sorted(donated),
-        tuple((name, _version(name)) for name in _COMPILERS),
-        os.environ.get("XLA_FLAGS", ""),
     )
-    digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:20]
-    return directory() / f"{digest}.json"
+
+
+def place(plan: Plan, donated: frozenset[int]) -> Path:
+    """The file for what a plan compiles to: everything that decides the result is in its name."""
+    compilers = tuple((name, _version(name)) for name in _COMPILERS)
+    flags = os.environ.get("XLA_FLAGS", "")
+    return directory() / f"{_digest(_FORMAT, plan_key(plan, donated), compilers, flags)}.json"
 
 
 def load(file: Path) -> Witness | None:
@@ -57,6 +64,10 @@ def store(file: Path, witness: Witness) -> None:
         partial.replace(file)
     except OSError:
         pass
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
 def _version(package: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -44,6 +45,24 @@ class Witness:
         # a TPU's VMEM, which takes nothing from HBM.
         kept = self.argument_bytes + self.output_bytes - self.alias_bytes
         return kept + self.temporary_bytes
+
+
+def merged(witness: Witness) -> Witness:
+    """The same with equal collectives of one user line counted together, fit to be kept in a file.
+
+    Names that XLA made up and directories are left out; nothing that a comparison weighs.
+    """
+    counts: dict[Seen, int] = {}
+    for seen in witness.collectives:
+        alike = replace(
+            seen,
+            count=1,
+            name="",
+            op_name=seen.op_name.rpartition("/")[2],
+            source=os.path.basename(seen.source),
+        )
+        counts[alike] = counts.get(alike, 0) + seen.count
+    return replace(witness, collectives=tuple(replace(seen, count=n) for seen, n in counts.items()))
 
 
 def compile_plan(run: Executable, platform: str, tell: Callable[[str], None]) -> Witness:

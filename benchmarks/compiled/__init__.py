@@ -1,0 +1,1 @@
+"""Predicted beside compiled, over models, layouts and machines."""

@@ -1,0 +1,64 @@
+"""What is planned and compiled: a table of models, machines and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair of a prediction and a compilation.
+
+    Attributes:
+        model: of the zoo.
+        batch_size: over all devices.
+        on: the machine.
+        strategy: an expert's, or "auto".
+        changes: fields of the model's configuration that are set otherwise.
+    """
+
+    model: str
+    batch_size: int
+    on: str
+    strategy: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Such as "gpt-125m scan=False, batch 64, zero3 on 8xh100"."""
+        changed = "".join(f" {k}={v}" for k, v in self.changes.items())
+        return f"{self.model}{changed}, batch {self.batch_size}, {self.strategy} on {self.on}"
+
+
+_UNROLLED = {"scan": False}
+
+# (model, changes, batch size, machine, strategies). Sizes are such that the plans fit, and that
+# every device has whole tiles of the batch to work on: what people would run.
+_TABLE: tuple[tuple[str, Mapping[str, object], int, str, str], ...] = (
+    ("mlp-8k", {}, 8192, "8xh100", "data_parallel zero3 megatron"),
+    ("mlp-8k", {}, 8192, "8x8xh100", "fsdp_tensor auto"),
+    ("gpt-125m", {}, 64, "8xh100", "data_parallel zero3 megatron fsdp_tensor auto"),
+    ("gpt-125m", _UNROLLED, 64, "8xh100", "zero3 fsdp_tensor"),
+    ("gpt-1.3b", {}, 64, "8xh100", "zero3 auto"),
+    ("gpt-1.3b", {}, 128, "8x8xh100", "fsdp_tensor"),
+    ("gpt-6.7b", {}, 128, "8x8xh100", "zero3"),
+    ("llama-8b", {}, 64, "8x8xh100", "zero3 fsdp_tensor auto"),
+    ("moe-8x7b", {}, 64, "8x8xh100", "zero3 auto"),
+    ("vit-l", {}, 256, "8xh100", "zero3 megatron"),
+    ("vit-l", {}, 512, "8x8xh100", "fsdp_tensor"),
+    ("t5-large", {}, 64, "8xh100", "zero3 auto"),
+    ("t5-3b", {}, 128, "8x8xh100", "zero3"),
+    ("ssm-130m", {}, 64, "8xh100", "data_parallel zero3"),
+    ("convnet-18", {}, 512, "8xh100", "data_parallel zero3"),
+    ("wrn-28-10", {}, 512, "8xh100", "data_parallel zero3"),
+    ("unet-base", {}, 256, "8xh100", "zero3"),
+    ("dlrm-base", {}, 8192, "8xh100", "data_parallel auto"),
+)
+
+
+def cases() -> Iterator[Case]:
+    """All of them, in the table's order."""
+    for model, changes, batch_size, on, strategies in _TABLE:
+        for strategy in strategies.split():
+            yield Case(model, batch_size, on, strategy, changes)

@@ -1,0 +1,56 @@
+"""One case planned, compiled (or found compiled), and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from autoshard.api import autoshard
+from autoshard.models.zoo import entries
+from autoshard.plan.model import Plan
+from autoshard.verify import cache
+from autoshard.verify.compare import Comparison, compare
+from autoshard.verify.witness import Witness, merged
+from benchmarks.compiled.cases import Case
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was predicted of a case and what was compiled.
+
+    Attributes:
+        key: of the plan; what was compiled for another key says nothing about it.
+        found: None where nobody compiled this plan.
+    """
+
+    case: Case
+    key: str
+    plan: Plan
+    found: Comparison | None
+
+
+def pair(case: Case, known: Mapping[str, Witness], compiling: bool) -> Pair:
+    """Plan a case and compare it.
+
+    Args:
+        case: what.
+        known: what was compiled before, by the plan's key.
+        compiling: whether plans that are not known are compiled.
+
+    Raises:
+        NoCompilerError: it is to be compiled, and the machine's compiler is not installed.
+    """
+    entry = entries()[case.model]
+    if case.changes:
+        entry = replace(entry, config=replace(entry.config, **case.changes))
+    step, args = entry.build(case.batch_size)
+    options = {"donate_argnums": entry.donate_argnums, "devices": case.on}
+    sharded = autoshard(step, strategy=case.strategy, **options)
+    plan = sharded.plan_for(*args)
+    key = cache.plan_key(plan, frozenset(entry.donate_argnums))
+    if key in known:
+        return Pair(case, key, plan, compare(plan, known[key]))
+    if not compiling:
+        return Pair(case, key, plan, None)
+    witness = merged(sharded.verify(*args).witness)
+    return Pair(case, key, plan, compare(plan, witness))

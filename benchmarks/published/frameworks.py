@@ -1,0 +1,170 @@
+"""What frameworks do that rows do not say: one table, each line with where it is known from.
+
+These are facts about software, not fitted numbers: how state is kept, whether scores of attention
+go through memory, what runs beside what. First match wins.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from benchmarks.published.rows import Row
+
+
+@dataclass(frozen=True)
+class Framework:
+    """How one framework trains.
+
+    Attributes:
+        pattern: of the row's framework.
+        source: where this is known from.
+        overlap: whether gradients and gathered parameters travel beside matmuls.
+        flash: attention as one kernel.
+        causal_kernel: whether that kernel skips the masked half.
+        param_dtype: of parameters at rest; "compute" is the dtype computed in.
+        master: float32 copies beside parameters of 16 bits.
+        grad_dtype: of gradients that are added up; "compute" as above.
+        local_sums: gradients stay on each replica until the last microbatch.
+        remat: where the row does not say.
+        tied: whether embedding and output projection are one, where the row does not say.
+        learned_positions: a table of positions.
+        pad_vocab: multiple that the vocabulary is padded to, per tensor shard.
+    """
+
+    pattern: str
+    source: str
+    overlap: bool = True
+    flash: bool = True
+    causal_kernel: bool = True
+    param_dtype: str = "compute"
+    master: bool = True
+    grad_dtype: str = "float32"
+    local_sums: bool = True
+    remat: str = "none"
+    tied: bool = True
+    learned_positions: bool = True
+    pad_vocab: int = 128
+
+
+_XLA = Framework(
+    pattern="",
+    source="parameters and Adam in float32, cast for use; gradients reduced in every microbatch",
+    param_dtype="float32",
+    master=False,
+    grad_dtype="float32",
+    local_sums=False,
+    tied=False,
+    learned_positions=False,
+    pad_vocab=1,
+)
+
+FRAMEWORKS = (
+    Framework(
+        pattern=r"^(Megatron-LM|Megatron-DeepSpeed)",
+        source="Narayanan et al., arXiv:2104.04473; Korthikanti et al., arXiv:2205.05198, section "
+        "6.3: gradients are reduced after the last microbatch, beside nothing",
+        overlap=False,
+        flash=False,
+        remat="full",
+    ),
+    Framework(
+        pattern=r"^DeepSpeed ZeRO-3",
+        source="Rajbhandari et al., arXiv:1910.02054; Narayanan et al., arXiv:2104.04473, 5.2",
+        flash=False,
+        local_sums=False,
+        remat="full",
+    ),
+    Framework(
+        pattern=r"^Megatron-(Core|Bridge)",
+        source="Megatron-Core's --overlap-grad-reduce and --overlap-param-gather",
+        learned_positions=False,
+        tied=False,
+    ),
+    Framework(
+        pattern=r"^nanotron",
+        source="nanotron: bfloat16 parameters, float32 gradients and master copies, DDP that "
+        "reduces beside the last backward; flash-attn 2",
+        learned_positions=False,
+    ),
+    Framework(
+        pattern=r"^Composer",
+        source="PyTorch FSDP, arXiv:2304.11277: float32 shards, gathered and reduced in "
+        "bfloat16 in every microbatch; llm-foundry attn_impl triton or flash",
+        param_dtype="float32",
+        master=False,
+        local_sums=False,
+    ),
+    Framework(
+        pattern=r"^OneFlow",
+        source="OneFlow-Benchmark, LanguageModeling/GPT",
+        flash=False,
+        remat="full",
+    ),
+    replace(
+        _XLA,
+        pattern=r"^Alpa",
+        source="Alpa, benchmark/alpa: fp16 parameters and float32 master copies, unfused scores",
+        flash=False,
+        param_dtype="compute",
+        master=True,
+        grad_dtype="compute",
+        learned_positions=True,
+        tied=True,
+        remat="none",
+        overlap=False,
+    ),
+    replace(_XLA, pattern=r"JAX|Levanter", source=_XLA.source),
+)
+
+_HALF = re.compile(r"fp16|float16")
+
+
+class UnknownFramework(LookupError):
+    """No line of the table is about it."""
+
+
+def framework_of(row: Row) -> Framework:
+    """The line of the table.
+
+    Raises:
+        UnknownFramework: there is none.
+    """
+    for one in FRAMEWORKS:
+        if re.search(one.pattern, row.framework):
+            return one
+    raise UnknownFramework(f"nothing is known of how {row.framework or 'an unnamed one'} trains")
+
+
+def compute_dtype(row: Row) -> str:
+    """What matmuls compute in; where the row is silent, what its hardware was used with."""
+    text = row.precision.lower()
+    if "fp8" in text or "nvfp4" in text:
+        return "float8_e4m3fn"
+    if text in ("fp32", "float32"):
+        return "float32"
+    if _HALF.search(text) or (not text and re.search("V100|A100", row.hardware)):
+        return "float16"
+    return "bfloat16"
+
+
+def remat_of(row: Row, framework: Framework) -> str:
+    """One of `decoder.REMAT`.
+
+    Raises:
+        ValueError: the row names a policy that we do not model.
+    """
+    text = row.remat.lower()
+    for start, ours in (
+        ("full", "full"),
+        ("selective", "selective"),
+        ("none", "none"),
+        ("minimal", "dots"),
+        ("dots", "dots"),
+        ("save_dot", "dots"),
+    ):
+        if text.startswith(start):
+            return ours
+    if not text:
+        return framework.remat
+    raise ValueError(f"recomputation policy {row.remat!r} is not modelled")

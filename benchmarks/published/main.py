@@ -1,0 +1,117 @@
+"""Predicted beside measured for training runs that others published.
+
+Every run without a pipeline is built as a JAX train step, traced, laid out by the strategy that
+the row names, and priced by the code that plans use. Ranks and regret are taken among runs of one
+group with equal precision, batch and framework.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_FITTED = Path(__file__).parent / "fitted.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict and print; 0 always, a benchmark judges nothing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks published", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="published runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--group", help="only groups whose name contains this")
+    parser.add_argument("--rows", action="store_true", help="list every row")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+    from benchmarks.published.rows import read
+
+    rows = [read(record) for file in args.files for record in json.loads(file.read_text())]
+    if args.group:
+        rows = [row for row in rows if args.group in row.group]
+    result = evaluate(rows, _fitted(), listed=args.rows)
+    result["command"] = f"python -m benchmarks published {' '.join(f.name for f in args.files)}"
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print("\n".join(_table(result)))
+    return 0
+
+
+def _fitted() -> dict[str, dict[str, float]]:
+    if not _FITTED.exists():
+        return {}
+    found: dict[str, dict[str, float]] = json.loads(_FITTED.read_text())["families"]
+    return found
+
+
+def evaluate(
+    rows: Sequence[Any], fitted: dict[str, dict[str, float]], *, listed: bool = False
+) -> dict[str, Any]:
+    """Predict every row and score the groups."""
+    from benchmarks.published.predict import Unsupported, case_of, predict
+    from benchmarks.published.score import Scored, groups, summary
+
+    cases, unsupported = [], []
+    for row in rows:
+        try:
+            cases.append((row, case_of(row)))
+        except Unsupported as error:
+            unsupported.append({"id": row.id, "group": row.group or None, "reason": str(error)})
+    # Runs of one program follow each other, so that it is traced once.
+    cases.sort(key=lambda pair: (repr(pair[1]), pair[0].id))
+    scored = []
+    for n, (row, case) in enumerate(cases):
+        if n % 20 == 0:
+            print(f"published: {n} of {len(cases)} runs", file=sys.stderr)
+        try:
+            scored.append(Scored(row, predict(row, case, fitted)))
+        except Unsupported as error:
+            unsupported.append({"id": row.id, "group": row.group or None, "reason": str(error)})
+    found = {
+        "groups": groups(scored),
+        "unsupported": unsupported,
+        "summary": {"all": summary(scored)},
+    }
+    if listed:
+        found["rows"] = [
+            {
+                "id": s.row.id,
+                "group": s.row.group or None,
+                "framework": s.row.framework,
+                "predicted_step_s": s.predicted.step_s,
+                "measured_step_s": s.row.step_s,
+                "predicted_peak_bytes": s.predicted.peak_bytes,
+                "measured_memory_bytes": s.row.memory_bytes,
+            }
+            for s in scored
+        ]
+    return found
+
+
+def _table(result: dict[str, Any]) -> Iterator[str]:
+    yield f"{'group':<44} {'rows':>4} {'regret':>7} {'rank':>6} {'step':>7} {'memory':>7}"
+    for g in result["groups"]:
+        yield (
+            f"{g['group'] or '(none)':<44} {g['rows']:>4} {_number(g['regret'], '7.3f')}"
+            f" {_number(g['spearman'], '6.2f')} {_number(g['median_error_step'], '7.1%')}"
+            f" {_number(g['median_error_memory'], '7.1%')}"
+        )
+    yield ""
+    for name, one in result["summary"].items():
+        yield f"{name}: " + ", ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in one.items()
+        )
+    yield ""
+    for reason, count in Counter(u["reason"] for u in result["unsupported"]).most_common():
+        yield f"unsupported: {count:>4}  {reason}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return f"{'-':>{form.split('.')[0]}}" if value is None else format(value, form)

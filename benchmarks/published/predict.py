@@ -1,0 +1,216 @@
+"""From a published run to our cost model's step time and peak memory for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+from autoshard.errors import AutoshardError
+from autoshard.machine.meshes import mesh_from_sizes
+from autoshard.machine.model import Machine, Overlap
+from autoshard.search.build import Analysis, build_problem
+from autoshard.search.solve import solve
+from autoshard.search.strategy import restrict
+from autoshard.trace.function import trace
+from autoshard.trace.signature import signature
+from benchmarks.published import decoder, training
+from benchmarks.published.frameworks import (
+    Framework,
+    UnknownFramework,
+    compute_dtype,
+    framework_of,
+    remat_of,
+)
+from benchmarks.published.hardware import chip_of, machine_of
+from benchmarks.published.layouts import mesh_sizes, strategy_for
+from benchmarks.published.rows import Row
+
+# Layouts are given, so memory is a result and no limit.
+_NO_LIMIT_BYTES = 1e15
+_SWEEPS = 40
+
+
+class Unsupported(Exception):
+    """A row that cannot be expressed, and why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run in our terms: equal cases have equal predictions on equal machines."""
+
+    config: decoder.Config
+    recipe: training.Recipe
+    sizes: tuple[tuple[str, int], ...]
+    strategy: str
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The two fitted numbers of a chip family, as factors on the catalogue's."""
+
+    matmul: float = 1.0
+    overhead: float = 1.0
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the cost model says."""
+
+    step_s: float
+    peak_bytes: float
+
+
+def case_of(row: Row) -> Case:
+    """A row in our terms.
+
+    Raises:
+        Unsupported: with the reason.
+    """
+    layout, model = row.layout, row.model
+    if row.pipe not in (None, 1):
+        raise Unsupported("pipeline dimension not there yet")
+    if model["kind"] != "dense":
+        raise Unsupported(f"model kind {model['kind'] or 'not said'} is not built here")
+    missing = [k for k in ("layers", "d_model", "n_heads", "seq") if not model[k]]
+    if missing or not row.global_batch:
+        missing += [] if row.global_batch else ["global_batch"]
+        raise Unsupported(f"the source does not say {', '.join(missing)}")
+    if layout is None:
+        raise Unsupported("the source does not say the layout, or a compiler chose it")
+    for name in ("context", "expert"):
+        if getattr(layout, name) > 1:
+            raise Unsupported(f"{name} dimension not built here yet")
+    if row.offload or "offload" in row.remat:
+        raise Unsupported("activations offloaded to the host are not modelled")
+    try:
+        framework = framework_of(row)
+        remat = remat_of(row, framework)
+    except (UnknownFramework, ValueError) as error:
+        raise Unsupported(str(error)) from error
+    recipe = _recipe(row, framework)
+    config = _config(row, framework, remat)
+    strategy = strategy_for(layout)
+    return Case(config, recipe, mesh_sizes(layout), strategy.name)
+
+
+def _recipe(row: Row, framework: Framework) -> training.Recipe:
+    layout = row.layout
+    assert layout is not None and row.global_batch is not None
+    replicas = layout.data * layout.fsdp
+    each = row.global_batch / replicas
+    of_one = min(row.microbatch or each, each)
+    microbatches = each / of_one
+    if microbatches != int(microbatches) or of_one != int(of_one):
+        raise Unsupported(
+            f"{row.global_batch} sequences do not divide into {replicas} replicas of {of_one}"
+        )
+    dtype = compute_dtype(row)
+    half = "bfloat16" if dtype.startswith("float8") else dtype
+    local = framework.local_sums and layout.fsdp == 1 and microbatches > 1
+
+    def named(choice: str) -> str:
+        return half if choice == "compute" else choice
+
+    return training.Recipe(
+        microbatches=int(microbatches),
+        replicas=replicas if local else 1,
+        microbatch=int(of_one) * replicas,
+        param_dtype=named(framework.param_dtype),
+        master=framework.master and half != "float32",
+        compute_dtype=half,
+        grad_dtype=named(framework.grad_dtype),
+    )
+
+
+def _config(row: Row, framework: Framework, remat: str) -> decoder.Config:
+    model, layout = row.model, row.layout
+    assert layout is not None
+    heads = model["n_heads"]
+    vocab = model["vocab"] or _VOCAB
+    multiple = framework.pad_vocab * layout.tensor
+    gated = bool(model["gated_mlp"])
+    return decoder.Config(
+        layers=model["layers"],
+        embed=model["d_model"],
+        heads=heads,
+        kv_heads=model["n_kv_heads"] or heads,
+        head_dim=model["head_dim"] or model["d_model"] // heads,
+        hidden=model["d_ff"] or _hidden(model["d_model"], gated),
+        vocab=-(-vocab // multiple) * multiple,
+        seq=model["seq"],
+        gated=gated,
+        tied=model.get("tied_embeddings", framework.tied),
+        learned_positions=framework.learned_positions,
+        compute_dtype=compute_dtype(row),
+        flash=framework.flash,
+        causal_kernel=framework.causal_kernel,
+        remat=remat,
+    )
+
+
+_VOCAB = 51200  # GPT-2's 50257 padded as Megatron does (Narayanan et al., table 1)
+
+
+def _hidden(width: int, gated: bool) -> int:
+    """4 d, or what has as many weights with a gate (Shazeer, arXiv:2002.05202): 8/3 d."""
+    return -(-8 * width // 3 // 256) * 256 if gated else 4 * width
+
+
+@lru_cache(maxsize=64)
+def _analysis(config: decoder.Config, recipe: training.Recipe) -> Analysis:
+    step = training.make_step(partial(decoder.loss, config=config), recipe)
+    state = training.state_structs(partial(decoder.structs, config), recipe)
+    args = (state, *training.batch_structs(recipe, config.seq))
+    sig = signature(args, ["state", "tokens", "targets"])
+    traced = trace(step, sig, name="train_step", donated=frozenset({0}))
+    return Analysis(traced.program)
+
+
+def predict(row: Row, case: Case, fitted: Mapping[str, Mapping[str, float]]) -> Predicted:
+    """Step time and peak of a run.
+
+    Args:
+        row: the run.
+        case: from `case_of`.
+        fitted: the factors of `Efficiency` per chip family; the catalogue's numbers elsewhere.
+
+    Raises:
+        Unsupported: its machine or its mesh cannot be had.
+    """
+    assert row.layout is not None
+    try:
+        efficiency = Efficiency(**fitted.get(family_of(row), {}))
+        machine = tuned(machine_of(row), framework_of(row), efficiency)
+        mesh = mesh_from_sizes(machine, dict(case.sizes))
+    except (AutoshardError, ValueError) as error:
+        raise Unsupported(str(error)) from error
+    numbers = build_problem(_analysis(case.config, case.recipe), machine, mesh, _NO_LIMIT_BYTES)
+    solution = solve(
+        numbers.problem,
+        keep=restrict(numbers, strategy_for(row.layout)),
+        exact=False,
+        max_sweeps=_SWEEPS,
+    )
+    if solution.choice is None:
+        raise Unsupported("no layout follows the strategy")
+    return Predicted(solution.cost_s, numbers.problem.peak_bytes(solution.choice))
+
+
+def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Machine:
+    """A machine as a framework uses it."""
+    chip = machine.chip
+    return replace(
+        machine,
+        chip=replace(
+            chip,
+            matmul_efficiency=chip.matmul_efficiency * efficiency.matmul,
+            op_overhead_s=chip.op_overhead_s * efficiency.overhead,
+            overlap=chip.overlap if framework.overlap else Overlap(),
+        ),
+    )
+
+
+def family_of(row: Row) -> str:
+    """Chips that share fitted numbers."""
+    return chip_of(row).split("-")[0]

@@ -1,0 +1,136 @@
+"""One training step as frameworks run it: precisions at rest, microbatches, Adam.
+
+State is a pytree of arrays: `params` in the dtype that is computed in or in float32, `master`
+float32 copies where the framework keeps them, and Adam's two moments.
+
+Microbatches run in a `lax.scan`. Frameworks without sharded parameters add up gradients on every
+replica by itself and reduce them once at the end; a program for the partitioner says that with a
+leading dimension of replicas, over which gradients are summed when the loop has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Params = dict[str, Any]
+Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one step trains.
+
+    Attributes:
+        microbatches: one after the other.
+        replicas: that keep gradients to themselves until the last microbatch; 1: gradients are
+            reduced in every microbatch.
+        microbatch: sequences of one microbatch, all replicas together.
+        param_dtype: of parameters at rest.
+        master: float32 copies of them beside.
+        compute_dtype: of weights in use.
+        grad_dtype: of gradients that are added up.
+        moment_dtype: of Adam's moments.
+    """
+
+    microbatches: int
+    replicas: int
+    microbatch: int
+    param_dtype: str = "bfloat16"
+    master: bool = True
+    compute_dtype: str = "bfloat16"
+    grad_dtype: str = "float32"
+    moment_dtype: str = "float32"
+
+
+def state_structs(params: Callable[[str], Params], recipe: Recipe) -> Params:
+    """The state's shapes; `params` gives the parameters in a dtype."""
+    state = {
+        "params": params(recipe.param_dtype),
+        "mean": params(recipe.moment_dtype),
+        "square": params(recipe.moment_dtype),
+    }
+    return state | ({"master": params("float32")} if recipe.master else {})
+
+
+def batch_structs(recipe: Recipe, seq: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Tokens and targets."""
+    shape: tuple[int, ...] = (recipe.microbatch, seq)
+    if recipe.replicas > 1:
+        shape = (recipe.replicas, recipe.microbatch // recipe.replicas, seq)
+    if recipe.microbatches > 1:
+        shape = (recipe.microbatches, *shape)
+    one = jax.ShapeDtypeStruct(shape, jnp.dtype("int32"))
+    return one, one
+
+
+def make_step(loss: Loss, recipe: Recipe) -> Callable[..., tuple[Params, jax.Array]]:
+    """`step(state, tokens, targets)` for one device."""
+
+    def grads_of(params: Params, tokens: jax.Array, targets: jax.Array) -> tuple[Any, Params]:
+        value_and_grad = jax.value_and_grad(loss)
+        if recipe.replicas > 1:
+            value_and_grad = jax.vmap(value_and_grad, in_axes=(None, 0, 0))
+        return value_and_grad(params, tokens, targets)
+
+    def step(state: Params, tokens: jax.Array, targets: jax.Array) -> tuple[Params, jax.Array]:
+        params = jax.tree.map(lambda p: p.astype(recipe.compute_dtype), state["params"])
+        if recipe.microbatches == 1:
+            value, grads = grads_of(params, tokens, targets)
+        else:
+            value, grads = _accumulate(grads_of, params, tokens, targets, recipe)
+        if recipe.replicas > 1:
+            grads = jax.tree.map(_sum_replicas, grads)
+        return _adam(state, grads, recipe), jnp.mean(value)
+
+    return step
+
+
+def _accumulate(
+    grads_of: Callable[..., tuple[Any, Params]],
+    params: Params,
+    tokens: jax.Array,
+    targets: jax.Array,
+    recipe: Recipe,
+) -> tuple[jax.Array, Params]:
+    lead = (recipe.replicas,) if recipe.replicas > 1 else ()
+    zeros = jax.tree.map(lambda p: jnp.zeros((*lead, *p.shape), recipe.grad_dtype), params)
+
+    def body(total: Params, batch: tuple[jax.Array, jax.Array]) -> tuple[Params, jax.Array]:
+        value, grads = grads_of(params, *batch)
+        return jax.tree.map(lambda a, g: a + g.astype(a.dtype), total, grads), value
+
+    total, values = jax.lax.scan(body, zeros, (tokens, targets))
+    return jnp.mean(values), total
+
+
+def _sum_replicas(grad: jax.Array) -> jax.Array:
+    """Over the leading dimension; as a product, whose partial sums may be scattered."""
+    return jnp.einsum("r,r...->...", jnp.ones(grad.shape[0], grad.dtype), grad)
+
+
+def _adam(state: Params, grads: Params, recipe: Recipe) -> Params:
+    """Kingma and Ba, arXiv:1412.6980, with decay; constants cost nothing."""
+    weights = state["master"] if recipe.master else state["params"]
+
+    def one(weight: Any, grad: Any, mean: Any, square: Any) -> tuple[Any, Any, Any]:
+        grad = grad.astype(jnp.float32)
+        mean = 0.9 * mean.astype(jnp.float32) + 0.1 * grad
+        square = 0.95 * square.astype(jnp.float32) + 0.05 * grad * grad
+        wide = weight.astype(jnp.float32)
+        new = wide - 1e-4 * (mean / (jnp.sqrt(square) + 1e-8) + 0.1 * wide)
+        return new, mean.astype(recipe.moment_dtype), square.astype(recipe.moment_dtype)
+
+    found = jax.tree.map(one, weights, grads, state["mean"], state["square"])
+    pick = lambda k: jax.tree.map(lambda t: t[k], found, is_leaf=lambda t: isinstance(t, tuple))  # noqa: E731
+    new, mean, square = pick(0), pick(1), pick(2)
+    out = {
+        "params": jax.tree.map(lambda p: p.astype(recipe.param_dtype), new),
+        "mean": mean,
+        "square": square,
+    }
+    return out | ({"master": new} if recipe.master else {})

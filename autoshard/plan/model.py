@@ -174,6 +174,8 @@ class Certificate:
         gap: (step_s - lower_bound_s) / step_s.
         search_s: wall-clock of the search.
         rivals: strategies and meshes compared.
+        alike: decisions of repeated layers taken as those of another layer; where there are any,
+            the bound is on plans that lay such layers out alike.
     """
 
     status: str
@@ -181,6 +183,7 @@ class Certificate:
     gap: float
     search_s: float
     rivals: tuple[Rival, ...] = ()
+    alike: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ def mesh(plan: Plan) -> str:
 
 def _certificate(plan: Plan) -> Fact:
     c = plan.certificate
-    bound = f"no plan is predicted below {units.time(c.lower_bound_s)}"
+    which = "no plan with repeated layers laid out alike" if c.alike else "no plan"
+    bound = f"{which} is predicted below {units.time(c.lower_bound_s)}"
     searched = f"searched {units.time(c.search_s)}"
     gap = f"this one is at most {units.percent(c.gap)} from it"
     if c.status == "optimal":

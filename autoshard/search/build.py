@@ -24,6 +24,7 @@ from autoshard.search.hiding import budgets_s
 from autoshard.search.kinds import Kind, batch_classes, node_kinds
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
+from autoshard.search.repeats import alike
 
 Floats = NDArray[np.float64]
 Classes = frozenset[int]
@@ -48,6 +49,11 @@ class Analysis:
     def kinds(self) -> tuple[Kind, ...]:
         """What each node holds."""
         return node_kinds(self.graph, batch_classes(self.graph))
+
+    @cached_property
+    def alike(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of nodes of repeated layers, to be laid out alike."""
+        return alike(self.graph)
 
     @cached_property
     def live(self) -> Liveness:

@@ -15,10 +15,11 @@ from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.infeasible import explain_infeasible
 from autoshard.search.least import Least, least_memory
-from autoshard.search.problem import gap
+from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep
-from autoshard.search.solve import solve
+from autoshard.search.solve import Solution, solve
 from autoshard.search.strategy import Strategy, restrict
+from autoshard.search.tie import Tied, tie
 
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
@@ -28,6 +29,10 @@ GOOD_ENOUGH = 1e-2
 _NOT_A_RIVAL = 1.5
 # Expert layouts are small problems; this many sweeps find their optimum or come within a hair.
 _EXPERT_SWEEPS = 40
+# Where memory is this full, repeated layers may want different layouts after all; this many sweeps
+# over all of them look for that.
+_TIGHT = 0.9
+_LOOSE_SWEEPS = 12
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,16 @@ class _Candidate:
 
     Attributes:
         numbers: its problem.
-        keep: options allowed per node; None allows all.
-        hints: answers found so far that fit.
+        tied: the same with repeated layers laid out alike, which is what is searched.
+        keep: options allowed per variable of `tied`; None allows all.
+        hints: answers of `tied` found so far that fit.
         bound_s: nothing on this mesh is faster.
         least: the layout that needs least memory; None until asked.
         infeasible: proven that nothing fits.
     """
 
     numbers: MeshProblem
+    tied: Tied
     keep: Keep | None
     hints: list[tuple[int, ...]]
     bound_s: float = float("-inf")
@@ -61,9 +68,13 @@ class _Candidate:
     infeasible: bool = False
 
     @property
+    def problem(self) -> Problem:
+        """What is searched."""
+        return self.tied.problem
+
+    @property
     def cost_s(self) -> float:
-        problem = self.numbers.problem
-        return min((problem.cost_s(h) for h in self.hints), default=float("inf"))
+        return min((self.problem.cost_s(h) for h in self.hints), default=float("inf"))
 
 
 def search(
@@ -122,7 +133,7 @@ class _Search:
         self.deadline = self.begun + time_limit_s
         self.experts: list[Rival] = []
         self.candidates: list[_Candidate] = []
-        self.best: tuple[float, MeshProblem, tuple[int, ...]] | None = None
+        self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
         self.interrupted = False
 
     def run(self) -> Found:
@@ -130,12 +141,13 @@ class _Search:
             for mesh in self._meshes():
                 self.tell(f"pricing layouts on mesh {mesh}")
                 numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
+                tied = tie(numbers.problem, self.analysis.alike)
                 if self.strategy == "auto":
-                    self.candidates.append(_Candidate(numbers, None, []))
+                    self.candidates.append(_Candidate(numbers, tied, None, []))
                     self._experts(self.candidates[-1])
                 else:
-                    keep = restrict(numbers, self.strategies[self.strategy])
-                    self.candidates.append(_Candidate(numbers, keep, []))
+                    keep = tied.keep(restrict(numbers, self.strategies[self.strategy]))
+                    self.candidates.append(_Candidate(numbers, tied, keep, []))
             # First every mesh by bounds alone: quick, and good answers prune the rest.
             for candidate in sorted(self.candidates, key=lambda c: c.cost_s):
                 self._solve(candidate, exact=False)
@@ -157,7 +169,7 @@ class _Search:
             # before haste.
             for candidate in self.candidates:
                 if candidate.least is None:
-                    candidate.least = least_memory(candidate.numbers.problem, candidate.keep)
+                    candidate.least = least_memory(candidate.problem, candidate.keep)
                     if candidate.least.peak_bytes <= self.limit_bytes:
                         self._offer(candidate, candidate.least.choice)
         if self.best is None:
@@ -191,8 +203,8 @@ class _Search:
             if not _suits(expert, mesh):
                 continue
             solution = solve(
-                candidate.numbers.problem,
-                keep=restrict(candidate.numbers, expert),
+                candidate.problem,
+                keep=candidate.tied.keep(restrict(candidate.numbers, expert)),
                 cutoff_s=_NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf"),
                 time_limit_s=max(self.deadline - time.monotonic(), 2.0) / 10,
                 tolerance=TOLERANCE,
@@ -204,15 +216,15 @@ class _Search:
                 remark = self._why_none(solution.infeasible, solution.bound_s)
                 self.experts.append(Rival(name, str(mesh), None, None, remark))
                 continue
-            peak = candidate.numbers.problem.peak_bytes(solution.choice)
+            peak = candidate.problem.peak_bytes(solution.choice)
             self.experts.append(Rival(name, str(mesh), solution.cost_s, peak))
             self._offer(candidate, solution.choice)
 
     def _offer(self, candidate: _Candidate, choice: tuple[int, ...]) -> None:
         candidate.hints.append(choice)
-        cost = candidate.numbers.problem.cost_s(choice)
+        cost = candidate.problem.cost_s(choice)
         if self.best is None or cost < self.best[0]:
-            self.best = (cost, candidate.numbers, choice)
+            self.best = (cost, candidate, choice)
             self.tell(f"mesh {candidate.numbers.mesh}: best so far {units.time(cost)}")
 
     def _is_open(self, candidate: _Candidate) -> bool:
@@ -232,7 +244,7 @@ class _Search:
                 )
 
         solution = solve(
-            candidate.numbers.problem,
+            candidate.problem,
             keep=candidate.keep,
             hints=candidate.hints,
             cutoff_s=self.best[0] * (1 + TOLERANCE) if self.best is not None else float("inf"),
@@ -249,7 +261,7 @@ class _Search:
 
     def _squeeze(self, candidate: _Candidate) -> None:
         """Where bounding found nothing that fits: the layout that needs least memory, improved."""
-        mesh, problem = candidate.numbers.mesh, candidate.numbers.problem
+        mesh, problem = candidate.numbers.mesh, candidate.problem
         self.tell(f"mesh {mesh}: looking for a layout that fits {units.size(self.limit_bytes)}")
         left = max(self.deadline - time.monotonic(), 1.0) / 2
         candidate.least = least_memory(problem, candidate.keep, left, candidate.hints)
@@ -270,7 +282,7 @@ class _Search:
         if not candidate.hints:
             remark = self._why_none(candidate.infeasible, candidate.bound_s)
             return Rival(self.strategy, mesh, None, None, remark)
-        problem = candidate.numbers.problem
+        problem = candidate.problem
         best = min(candidate.hints, key=problem.cost_s)
         remark = f"bound {units.time(max(candidate.bound_s, 0.0))}"
         if self.best is not None and candidate.bound_s >= self.best[0]:
@@ -280,13 +292,18 @@ class _Search:
 
     def _found(self) -> Found:
         assert self.best is not None
-        cost, numbers, choice = self.best
+        cost, best, tied_choice = self.best
+        numbers, choice, alike = best.numbers, best.tied.lift(tied_choice), best.tied.saved
         # Interrupted before every mesh was bounded, nothing is known of the ones left.
         bounds = [c.bound_s for c in self.candidates]
         complete = len(bounds) == len(self._meshes())
         bound = max(min(*bounds, cost), 0.0) if complete else 0.0
+        loose = self._loosened(best, choice)
+        if loose is not None and loose.choice is not None and loose.cost_s < cost:
+            # The bound of tied answers does not hold for this one; its own does, for all.
+            cost, choice, alike, bound = loose.cost_s, loose.choice, 0, max(loose.bound_s, 0.0)
         left = gap(cost, bound)
-        others = [c for c in self.candidates if c.numbers is not numbers]
+        others = [c for c in self.candidates if c is not best]
         rivals = [*self.experts, *map(self._rival, others)]
         certificate = Certificate(
             status="optimal" if left <= GOOD_ENOUGH else "feasible",
@@ -294,14 +311,32 @@ class _Search:
             gap=left,
             search_s=time.monotonic() - self.begun,
             rivals=tuple(sorted(rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
+            alike=alike,
         )
         return Found(Answer(numbers, choice), certificate, self.strategy, self.interrupted)
 
+    def _loosened(self, candidate: _Candidate, choice: tuple[int, ...]) -> Solution | None:
+        """Where memory is tight: an answer in which repeated layers may differ."""
+        problem = candidate.numbers.problem
+        tight = problem.peak_bytes(choice) > _TIGHT * self.limit_bytes
+        if self.strategy != "auto" or not candidate.tied.saved or not tight or self.interrupted:
+            return None
+        self.tell("memory is tight: letting repeated layers differ")
+        return solve(
+            problem,
+            hints=[choice],
+            time_limit_s=max(self.deadline - time.monotonic(), 1.0),
+            tolerance=TOLERANCE,
+            max_sweeps=_LOOSE_SWEEPS,
+            exact=False,
+            seed=self.seed,
+        )
+
     def _infeasible(self) -> InfeasibleError:
-        found = [(c.least, c.numbers) for c in self.candidates if c.least is not None]
-        least, numbers = min(found, key=lambda item: item[0].peak_bytes)
+        found = [(c.least, c) for c in self.candidates if c.least is not None]
+        least, candidate = min(found, key=lambda item: item[0].peak_bytes)
         return explain_infeasible(
-            Answer(numbers, least.choice),
+            Answer(candidate.numbers, candidate.tied.lift(least.choice)),
             least,
             min(other.bound_bytes for other, _ in found),
             self.limit_bytes,

@@ -2,8 +2,9 @@
 
 An op takes the longer of its arithmetic at the rate the chip reaches on large matmuls and its
 memory traffic at the bandwidth the chip reaches (Williams, Waterman, Patterson: "Roofline",
-CACM 52(4), 2009). Elementwise chains are one loop for XLA: they are charged for what they read
-from and write to memory, not per op.
+CACM 52(4), 2009), and never less than it takes to start it: kernels are queued ahead, so that
+starting one and running the one before happen at once. Elementwise chains are one loop for XLA:
+they are charged for what they read from and write to memory, not per op.
 
 A product of small or odd sides pays for whole tiles (`product_utilisation`): a TPU pads to its
 128 x 128 or 256 x 256 systolic array ("How to Scale Your Model",
@@ -75,11 +76,10 @@ def matmul_time_s(
 ) -> Floats:
     """Matmuls and convolutions whose operands have `dtype`; per shard."""
     arithmetic = flops / (chip.flops_per_s(dtype) * utilisation)
-    return np.asarray(
-        np.maximum(arithmetic, memory_time_s(chip, traffic_bytes)) + chip.op_overhead_s
-    )
+    return np.asarray(np.maximum(arithmetic, memory_time_s(chip, traffic_bytes)))
 
 
 def memory_time_s(chip: Chip, traffic_bytes: Floats) -> Floats:
-    """Ops that only move bytes; per shard."""
-    return np.asarray(traffic_bytes / (chip.memory_bytes_per_s * chip.memory_efficiency))
+    """Ops and loops that only move bytes; per shard."""
+    moving = traffic_bytes / (chip.memory_bytes_per_s * chip.memory_efficiency)
+    return np.asarray(np.maximum(moving, chip.op_overhead_s))

@@ -33,6 +33,7 @@ Classes = frozenset[int]
 _FUSION_DISTANCE = 50
 # Elementwise ops of one node this close together (in ops) run as one loop, started once.
 _LOOP_LENGTH = 20
+_NOTHING = np.zeros(1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _Builder:
         cost = [np.zeros(len(o)) for o in self.layouts.options]
         usage: list[list[Usage]] = [[] for _ in range(n)]
         self._own_ops(cost)
-        self._fusible_traffic(cost)
+        self._loops(cost)
         self._sums(cost)
         self._storage(usage)
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
@@ -158,7 +159,7 @@ class _Builder:
                 used = self._utilisation(op, node.id)
                 time = matmul_time_s(chip, flops, used, traffic, self._dtype(op))
             else:
-                time = memory_time_s(chip, traffic) + chip.op_overhead_s
+                time = memory_time_s(chip, traffic)
             cost[node.id] += time * times
 
     def _utilisation(self, op: Op, node: int) -> Floats:
@@ -211,35 +212,41 @@ class _Builder:
                 total += self.program.tensors[t].size_bytes / self._cut(node, cut)
         return total
 
-    def _fusible_traffic(self, cost: list[Floats]) -> None:
-        grouped: dict[tuple[int, Classes], float] = defaultdict(float)
+    def _loops(self, cost: list[Floats]) -> None:
+        """Memory traffic of elementwise ops, which run as loops over what is stored."""
+        moved: dict[tuple[int, int, int], dict[Classes, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
         last_read: dict[tuple[int, int], int] = {}
-        last_loop: dict[int, int] = {}
+        begun: dict[tuple[int, int], tuple[int, int]] = {}  # (node, region) -> (loop, its last op)
         for op in self.program.ops:
             if op.rule.op_class is not OpClass.FUSIBLE:
                 continue
             node = self.graph.op_node[op.id]
             classes = self.graph.op_classes[op.id]
-            times = self.program.times(op.region)
-            moved: list[tuple[int, tuple[int | None, ...]]] = []
+            here: list[tuple[int, tuple[int | None, ...]]] = []
             for out, dims in zip(op.outputs, op.rule.results, strict=True):
                 if self.live.is_stored(self.live.buffer[out]) and self.live.buffer[out] == out:
-                    moved.append((out, dims))
+                    here.append((out, dims))
             for t, dims in zip(op.inputs, op.rule.operands, strict=True):
                 if t is None or not self.live.is_stored(self.live.buffer[t]):
                     continue
                 key = (t, op.region)
                 if op.id - last_read.get(key, -_FUSION_DISTANCE - 1) > _FUSION_DISTANCE:
-                    moved.append((t, dims))
+                    here.append((t, dims))
                 last_read[key] = op.id
-            for t, dims in moved:
+            if not here:
+                continue
+            loop, last = begun.get((node, op.region), (op.id, op.id))
+            if op.id - last > _LOOP_LENGTH:
+                loop = op.id
+            begun[node, op.region] = (loop, op.id)
+            for t, dims in here:
                 cut = frozenset(c for c in classes_of(classes, dims) if c is not None)
-                grouped[node, cut] += self.program.tensors[t].size_bytes * times
-            if moved and op.id - last_loop.get(node, -_LOOP_LENGTH - 1) > _LOOP_LENGTH:
-                cost[node] += self.machine.chip.op_overhead_s * times
-                last_loop[node] = op.id
-        for (node, cut), size in grouped.items():
-            cost[node] += memory_time_s(self.machine.chip, size / self._cut(node, cut))
+                moved[node, op.region, loop][cut] += self.program.tensors[t].size_bytes
+        for (node, region, _), parts in moved.items():
+            size = sum((whole / self._cut(node, cut) for cut, whole in parts.items()), _NOTHING)
+            cost[node] += memory_time_s(self.machine.chip, size) * self.program.times(region)
 
     def _sums(self, cost: list[Floats]) -> None:
         """Sums inside a node: split the summed dimension and the result needs an all-reduce."""

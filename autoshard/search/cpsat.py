@@ -112,7 +112,11 @@ class _Model:
             if size is not None:
                 for (a, b), var in self.y[k].items():
                     add(var, float(size[a, b]))
-        bound = math.floor(self.problem.limit_bytes / unit)
+        free = self.problem.limit_bytes
+        if self.problem.base_bytes is not None:
+            free -= float(self.problem.base_bytes[when])
+        # As elsewhere, a hair above the limit (rounding in sums of many terms) still fits.
+        bound = math.floor((free + 1e-9 * self.problem.limit_bytes) / unit)
         self.model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= bound)
 
     def hint(self, choice: Sequence[int]) -> None:

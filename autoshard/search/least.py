@@ -52,8 +52,9 @@ def least_memory(
     free = Problem(
         tuple(type(v)(v.cost_s * 0.0, v.usage, v.label) for v in problem.variables),
         tuple(type(p)(p.a, p.b, p.cost_s * 0.0, p.usage) for p in problem.pairs),
-        problem.limit_bytes,
-        problem.horizon,
+        limit_bytes=-1.0,  # nothing fits below this: every peak matters
+        horizon=problem.horizon,
+        base_bytes=problem.base_bytes,
     )
     reduced = reduce(free, keep)
     small = reduced.problem
@@ -103,7 +104,7 @@ def _squeeze(
             model.add_bool_or([x[p.a][a].negated(), x[p.b][b].negated(), both])
             cells.append((a, b, both))
         y.append(cells)
-    peak = model.new_int_var(0, math.ceil(least / unit) + len(x) + len(y), "peak")
+    peak = model.new_int_var(0, math.ceil(least / unit) + len(x) + len(y) + 1, "peak")
     model.minimize(peak)
     rows: set[int] = set()
     choice, bound = start, 0.0
@@ -126,7 +127,10 @@ def _squeeze(
                     if u.start <= when <= u.end:
                         terms += [c for _, _, c in cells]
                         weights += [math.ceil(u.size_bytes[a, b] / unit) for a, b, _ in cells]
-            model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= peak)
+            base = 0.0 if problem.base_bytes is None else float(problem.base_bytes[when])
+            model.add(
+                cp_model.LinearExpr.weighted_sum(terms, weights) + math.ceil(base / unit) <= peak
+            )
         model.clear_hints()  # type: ignore[no-untyped-call]
         for row, s in zip(x, best, strict=True):
             for k, var in enumerate(row):

@@ -10,7 +10,7 @@ reshard). Nothing here knows tensors, meshes or JAX; a problem can come from any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -62,7 +62,8 @@ class Problem:
         variables, pairs: the terms.
         limit_bytes: the most that may be in use at any time.
         horizon: times run from 0 to horizon - 1.
-        base_bytes: in use at all times, whatever is decided.
+        base_cost_s: spent whatever is decided.
+        base_bytes: in use at each time, whatever is decided; None stands for nothing.
     """
 
     variables: tuple[Variable, ...]
@@ -70,6 +71,7 @@ class Problem:
     limit_bytes: float
     horizon: int
     base_cost_s: float = 0.0
+    base_bytes: Floats | None = None
 
     @cached_property
     def near(self) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
@@ -100,7 +102,10 @@ class Problem:
                 size = float(u.size_bytes[choice[p.a], choice[p.b]])
                 delta[u.start] += size
                 delta[u.end + 1] -= size
-        return np.cumsum(delta[:-1])
+        return self._based(np.cumsum(delta[:-1]))
+
+    def _based(self, used_bytes: Floats) -> Floats:
+        return used_bytes if self.base_bytes is None else used_bytes + self.base_bytes
 
     def peak_bytes(self, choice: Sequence[int]) -> float:
         return float(self.usage_bytes(choice).max(initial=0.0))
@@ -114,7 +119,7 @@ class Problem:
                 size = float(u.size_bytes.min())
                 delta[u.start] += size
                 delta[u.end + 1] -= size
-        return float(np.cumsum(delta[:-1]).max(initial=0.0))
+        return float(self._based(np.cumsum(delta[:-1])).max(initial=0.0))
 
     def with_limit(self, limit_bytes: float) -> Problem:
-        return Problem(self.variables, self.pairs, limit_bytes, self.horizon, self.base_cost_s)
+        return replace(self, limit_bytes=limit_bytes)

@@ -1,9 +1,12 @@
 """Exact reductions: a smaller problem with the same optimum, and the way back.
 
-* Options that another option of the same variable beats whatever the neighbours do are dropped
-  (dead-end elimination with memory: the better option must also use no more bytes at any time).
-* Variables left with one option are folded into their neighbours.
-* Variables without bytes that touch at most two others are solved out: their best response to
+In turns until nothing changes:
+
+* forbidden pairs are worked off, followers merged, sums split (`contract.py`);
+* times at which memory cannot matter are left out (`moments.py`);
+* options that another one beats whatever the neighbours do are dropped (`dominance.py`);
+* variables left with one option are folded into their neighbours;
+* variables without bytes that touch at most two others are solved out: their best response to
   every pair of neighbour options becomes a table between the neighbours.
 
 Each step is undone in reverse to lift an answer back.
@@ -16,18 +19,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoshard.search.contract import contract
+from autoshard.search.dominance import dominated
+from autoshard.search.moments import moments
+from autoshard.search.network import Network, Solved
 from autoshard.search.problem import Floats, Pair, Problem, Usage, Variable
 
 Keep = list[list[int]]
 
-
-@dataclass(frozen=True)
-class _Solved:
-    """A variable solved out: its best option per option of its neighbours (original indices)."""
-
-    variable: int
-    neighbours: tuple[int, ...]
-    best: np.ndarray
+# A variable is solved out if the table that takes its place has at most this many cells ...
+_SMALL_TABLE = 4096
+# ... or at most this many times the cells of the tables it replaces.
+_GROWTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,24 +41,23 @@ class Reduced:
         problem: the smaller problem.
         variables: original index of each of its variables.
         options: original option of each option of its variables.
+        infeasible: some variable has no option that the others allow.
     """
 
     problem: Problem
     variables: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
-    _fixed: tuple[tuple[int, int], ...]
-    _solved: tuple[_Solved, ...]
+    _solved: tuple[Solved, ...]
     _n: int
+    infeasible: bool = False
 
     def lift(self, choice: Sequence[int]) -> tuple[int, ...]:
         """An answer of the original problem with the same cost."""
         full = [-1] * self._n
-        for i, s in self._fixed:
-            full[i] = s
         for k, i in enumerate(self.variables):
             full[i] = self.options[k][choice[k]]
         for step in reversed(self._solved):
-            full[step.variable] = int(step.best[tuple(full[j] for j in step.neighbours)])
+            full[step.variable] = int(step.option[tuple(full[j] for j in step.leaders)])
         return tuple(full)
 
     def lower(self, choice: Sequence[int]) -> tuple[int, ...] | None:
@@ -65,8 +67,7 @@ class Reduced:
             if choice[i] not in self.options[k]:
                 return None
             out.append(self.options[k].index(choice[i]))
-        # The variable that carries fixed usage, if there is one, has a single option.
-        return (*out, *[0] * (len(self.problem.variables) - len(out)))
+        return tuple(out)
 
 
 def everything(problem: Problem) -> Keep:
@@ -76,198 +77,169 @@ def everything(problem: Problem) -> Keep:
 
 def reduce(problem: Problem, keep: Keep | None = None) -> Reduced:
     """Apply all reductions, starting from the options in `keep`."""
-    return _Reducer(problem, keep or everything(problem)).run()
+    return _Reducer(problem, keep).run()
 
 
 class _Reducer:
-    def __init__(self, problem: Problem, keep: Keep) -> None:
-        self.original = problem
-        self.n = len(problem.variables)
-        self.options = [np.array(k, dtype=np.int64) for k in keep]
-        self.cost = [
-            v.cost_s[o].astype(float) for v, o in zip(problem.variables, self.options, strict=True)
-        ]
-        self.usage: list[list[Usage]] = [
-            [Usage(u.start, u.end, u.size_bytes[o]) for u in v.usage]
-            for v, o in zip(problem.variables, self.options, strict=True)
-        ]
-        self.tables: dict[tuple[int, int], Floats] = {}
-        self.pair_usage: dict[tuple[int, int], list[Usage]] = {}
-        self.near: list[set[int]] = [set() for _ in range(self.n)]
-        for p in problem.pairs:
-            index = np.ix_(self.options[p.a], self.options[p.b])
-            self._add(p.a, p.b, p.cost_s[index].astype(float))
-            for u in p.usage:
-                self._add_usage(p.a, p.b, Usage(u.start, u.end, u.size_bytes[index]))
-        self.base_usage: list[Usage] = []
-        self.fixed: list[tuple[int, int]] = []
-        self.solved: list[_Solved] = []
-        self.base_cost = problem.base_cost_s
-
-    def _add(self, a: int, b: int, table: Floats) -> None:
-        if a > b:
-            a, b, table = b, a, table.T
-        if (a, b) in self.tables:
-            self.tables[a, b] = self.tables[a, b] + table
-        else:
-            self.tables[a, b] = table
-        self.near[a].add(b)
-        self.near[b].add(a)
-
-    def _add_usage(self, a: int, b: int, u: Usage) -> None:
-        if not u.size_bytes.any():
-            return
-        if a > b:
-            a, b, u = b, a, Usage(u.start, u.end, u.size_bytes.T)
-        self.pair_usage.setdefault((a, b), []).append(u)
-
-    def _table(self, i: int, j: int) -> Floats:
-        """Table with `i` first."""
-        return self.tables[i, j] if i < j else self.tables[j, i].T
-
-    def _usages(self, i: int, j: int) -> list[Usage]:
-        if i < j:
-            return self.pair_usage.get((i, j), [])
-        return [Usage(u.start, u.end, u.size_bytes.T) for u in self.pair_usage.get((j, i), [])]
+    def __init__(self, problem: Problem, keep: Keep | None) -> None:
+        self.problem = problem
+        self.net = Network(problem, keep)
+        self.horizon = problem.horizon
+        zero = np.zeros(problem.horizon)
+        self.base_bytes = zero if problem.base_bytes is None else problem.base_bytes
 
     def run(self) -> Reduced:
-        live = set(range(self.n))
-        work = sorted(live)
+        net = self.net
+        for i in sorted(net.live):
+            possible = np.flatnonzero(np.isfinite(net.cost[i]))
+            if len(possible) == 0:
+                return self._impossible()
+            if len(possible) < len(net.cost[i]):
+                net.restrict(i, possible)
+        work, edges = sorted(net.live), self._edges(net.live)
+        while work:
+            if not contract(net, edges):
+                return self._impossible()
+            self._retime()
+            work, changed = self._shrink([i for i in work if i in net.live])
+            edges = self._edges(changed)
+            work = sorted({j for i in changed if i in net.live for j in (i, *net.near[i])})
+        self._retime()
+        return self._result()
+
+    def _edges(self, variables: set[int]) -> list[tuple[int, int]]:
+        near = self.net.near
+        return sorted({(min(i, j), max(i, j)) for i in variables for j in near[i]})
+
+    def _shrink(self, work: list[int]) -> tuple[list[int], set[int]]:
+        """Drop, fold and solve out; returns nothing left to do, and whose tables changed."""
+        net = self.net
+        changed: set[int] = set()
         while work:
             touched: set[int] = set()
             for i in work:
-                if i not in live:
+                if i not in net.live:
                     continue
-                if len(self.options[i]) > 1 and self._drop_dominated(i):
-                    touched |= self.near[i]
-                if len(self.options[i]) == 1:
-                    touched |= self.near[i]
-                    self._fold(i)
-                    live.discard(i)
+                if len(net.options[i]) > 1 and self._drop_dominated(i):
+                    touched.update(net.near[i])
+                    changed.add(i)
+                if len(net.options[i]) == 1:
+                    touched.update(net.near[i])
+                    net.fold(i)
                 elif self._can_solve_out(i):
-                    touched |= self.near[i]
-                    self._solve_out(i)
-                    live.discard(i)
-            work = sorted(touched & live)
-        return self._result(sorted(live))
+                    touched.update(net.near[i])
+                    changed.update(net.near[i])
+                    net.solve_out(i)
+            work = sorted(touched & net.live)
+        return work, changed & net.live
 
     def _drop_dominated(self, i: int) -> bool:
-        n = len(self.options[i])
-        worse = self.cost[i][:, None] - self.cost[i][None, :]  # [a, b]: a costs this much more
-        for j in self.near[i]:
-            table = self._table(i, j)
-            worse = worse + (table[:, None, :] - table[None, :, :]).min(axis=2)
-        # a is dropped for b when a never costs less and never uses less.
-        dominated = worse >= 0
-        for u in self.usage[i]:
-            dominated &= u.size_bytes[:, None] >= u.size_bytes[None, :]
-        for j in self.near[i]:
-            for u in self._usages(i, j):
-                size = u.size_bytes
-                dominated &= (size[:, None, :] >= size[None, :, :]).all(axis=2)
-        np.fill_diagonal(dominated, False)
-        gone = np.zeros(n, dtype=bool)
-        for a in range(n):
-            # Of equals the first stays, so answers do not depend on chance.
-            better = np.flatnonzero(dominated[a] & ~gone)
-            if any(not dominated[b, a] or b < a for b in better):
-                gone[a] = True
+        net = self.net
+        pair_usage = [u for j in net.near[i] for u in net.pair_usage(i, j)]
+        tables = [net.table(i, j) for j in net.near[i]]
+        gone = dominated(net.cost[i], tables, net.usage(i), pair_usage)
         if not gone.any():
             return False
-        self._restrict(i, np.flatnonzero(~gone))
+        net.restrict(i, np.flatnonzero(~gone))
         return True
 
-    def _restrict(self, i: int, stay: np.ndarray) -> None:
-        self.options[i], self.cost[i] = self.options[i][stay], self.cost[i][stay]
-        self.usage[i] = [Usage(u.start, u.end, u.size_bytes[stay]) for u in self.usage[i]]
-        for j in self.near[i]:
-            key = (i, j) if i < j else (j, i)
-            axis = 0 if i < j else 1
-            self.tables[key] = self.tables[key].take(stay, axis=axis)
-            if key in self.pair_usage:
-                self.pair_usage[key] = [
-                    Usage(u.start, u.end, u.size_bytes.take(stay, axis=axis))
-                    for u in self.pair_usage[key]
-                ]
-
-    def _detach(self, i: int, j: int) -> tuple[Floats, list[Usage]]:
-        table, used = self._table(i, j), self._usages(i, j)
-        key = (i, j) if i < j else (j, i)
-        del self.tables[key]
-        self.pair_usage.pop(key, None)
-        self.near[i].discard(j)
-        self.near[j].discard(i)
-        return table, used
-
-    def _fold(self, i: int) -> None:
-        self.fixed.append((i, int(self.options[i][0])))
-        self.base_cost += float(self.cost[i][0])
-        self.base_usage += self.usage[i]
-        for j in list(self.near[i]):
-            table, used = self._detach(i, j)
-            self.cost[j] = self.cost[j] + table[0]
-            self.usage[j] += [Usage(u.start, u.end, u.size_bytes[0]) for u in used]
-
     def _can_solve_out(self, i: int) -> bool:
-        if self.usage[i] or len(self.near[i]) > 2:
+        net = self.net
+        near = list(net.near[i])
+        if len(near) > 2 or any(u.size_bytes.any() for u in net.usage(i)):
             return False
-        return not any(self._usages(i, j) for j in self.near[i])
+        if any(net.near[i][j].usage for j in near):
+            return False
+        if len(near) < 2:
+            return True
+        a, b = (len(net.options[j]) for j in near)
+        return a * b <= max(_SMALL_TABLE, _GROWTH * (a + b) * len(net.options[i]))
 
-    def _solve_out(self, i: int) -> None:
-        near = sorted(self.near[i])
-        tables = [self._detach(i, j)[0] for j in near]
-        if not near:
-            best = np.array(self.options[i][int(np.argmin(self.cost[i]))])
-            self.base_cost += float(self.cost[i].min())
-            self.solved.append(_Solved(i, (), best))
+    def _retime(self) -> None:
+        """Leave out the times that do not matter, and from each usage what every option takes."""
+        net = self.net
+        gathered: dict[int, dict[tuple[int, int], Floats]] = {}
+        base = [(start, end, size) for start, end, size in net.base_usage]
+        net.base_usage = []
+        lives: list[tuple[int, int, float]] = []
+        for i in net.live:
+            parts: dict[tuple[int, int], Floats] = {}
+            for u in net.usage(i):
+                key = (u.start, u.end)
+                parts[key] = parts[key] + u.size_bytes if key in parts else u.size_bytes
+            for key, size in list(parts.items()):
+                least = float(size.min())
+                if least:
+                    base.append((*key, least))
+                    parts[key] = size - least
+                most = float(size.max()) - least
+                if most:
+                    lives.append((*key, most))
+                else:
+                    del parts[key]
+            gathered[i] = parts
+        pairs = [net.near[i][j] for i in net.live for j in net.near[i] if i == net.near[i][j].a]
+        pairs = [e for e in pairs if e.usage]
+        for e in pairs:
+            net.table(e.a, e.b)
+            lives += [(u.start, u.end, float(u.size_bytes.max())) for u in e.usage]
+        self._add_base(base)
+        start = np.array([t[0] for t in lives], dtype=np.int64)
+        end = np.array([t[1] for t in lives], dtype=np.int64)
+        most_bytes = np.array([t[2] for t in lives])
+        kept = moments(start, end, most_bytes, self.base_bytes, self.problem.limit_bytes)
+        place = np.searchsorted(kept, np.arange(self.horizon + 1))
+
+        def moved(start: int, end: int) -> tuple[int, int]:
+            return int(place[start]), int(place[end + 1]) - 1
+
+        for i, parts in gathered.items():
+            late: dict[tuple[int, int], Floats] = {}
+            for (s, e_), size in parts.items():
+                key = moved(s, e_)
+                if key[0] <= key[1]:
+                    late[key] = late[key] + size if key in late else size
+            net.set_usage(i, [Usage(*key, size) for key, size in late.items()])
+        for e in pairs:
+            shifted = [Usage(*moved(u.start, u.end), u.size_bytes) for u in e.usage]
+            e.usage = [u for u in shifted if u.start <= u.end]
+        self.base_bytes = self.base_bytes[kept]
+        self.horizon = len(kept)
+
+    def _add_base(self, usage: list[tuple[int, int, float]]) -> None:
+        if not usage:
             return
-        if len(near) == 1:
-            total = self.cost[i][:, None] + tables[0]
-            self.cost[near[0]] = self.cost[near[0]] + total.min(axis=0)
-            shape: tuple[int, ...] = (len(self.original.variables[near[0]].cost_s),)
-            best = np.zeros(shape, dtype=np.int64)
-            best[self.options[near[0]]] = self.options[i][total.argmin(axis=0)]
-        else:
-            total3 = self.cost[i][:, None, None] + tables[0][:, :, None] + tables[1][:, None, :]
-            self._add(near[0], near[1], total3.min(axis=0))
-            shape = tuple(len(self.original.variables[j].cost_s) for j in near)
-            best = np.zeros(shape, dtype=np.int64)
-            index = np.ix_(self.options[near[0]], self.options[near[1]])
-            best[index] = self.options[i][total3.argmin(axis=0)]
-        self.solved.append(_Solved(i, tuple(near), best))
+        delta = np.zeros(self.horizon + 1)
+        np.add.at(delta, [u[0] for u in usage], [u[2] for u in usage])
+        np.subtract.at(delta, [u[1] + 1 for u in usage], [u[2] for u in usage])
+        self.base_bytes = self.base_bytes + delta.cumsum()[:-1]
 
-    def _result(self, live: list[int]) -> Reduced:
+    def _impossible(self) -> Reduced:
+        return Reduced(self.problem, (), (), (), len(self.problem.variables), infeasible=True)
+
+    def _result(self) -> Reduced:
+        net = self.net
+        live = sorted(net.live)
         position = {i: k for k, i in enumerate(live)}
         variables = [
-            Variable(self.cost[i], tuple(self.usage[i]), self.original.variables[i].label)
+            Variable(net.cost[i], tuple(net.usage(i)), self.problem.variables[i].label)
             for i in live
         ]
-        fixed_usage = [u for u in self.base_usage if u.size_bytes.any()]
-        if fixed_usage:
-            # What no decision changes still takes room: carried by a variable of one option.
-            position[-1] = len(variables)
-            variables.append(Variable(np.zeros(1), _merged(fixed_usage), "fixed"))
         pairs = [
-            Pair(position[a], position[b], t, tuple(self.pair_usage.get((a, b), ())))
-            for (a, b), t in self.tables.items()
+            Pair(position[i], position[j], net.table(i, j), tuple(net.pair_usage(i, j)))
+            for i in live
+            for j in net.near[i]
+            if i < j
         ]
-        options = [tuple(int(o) for o in self.options[i]) for i in live]
-        original = list(live)
         problem = Problem(
             tuple(variables),
             tuple(pairs),
-            self.original.limit_bytes,
-            self.original.horizon,
-            self.base_cost,
+            self.problem.limit_bytes,
+            self.horizon,
+            net.base_cost_s,
+            self.base_bytes,
         )
+        options = tuple(tuple(int(o) for o in net.options[i]) for i in live)
         return Reduced(
-            problem, tuple(original), tuple(options), tuple(self.fixed), tuple(self.solved), self.n
+            problem, tuple(live), options, tuple(net.solved), len(self.problem.variables)
         )
-
-
-def _merged(usage: list[Usage]) -> tuple[Usage, ...]:
-    total: dict[tuple[int, int], float] = {}
-    for u in usage:
-        key = (u.start, u.end)
-        total[key] = total.get(key, 0.0) + float(u.size_bytes[0])
-    return tuple(Usage(a, b, np.array([size])) for (a, b), size in total.items())

@@ -71,7 +71,7 @@ def solve(
     deadline = time.monotonic() + time_limit_s
     reduced = reduce(problem, keep)
     small = reduced.problem
-    if small.unavoidable_bytes() > small.limit_bytes * (1 + 1e-9):
+    if reduced.infeasible or small.unavoidable_bytes() > small.limit_bytes * (1 + 1e-9):
         return Solution(None, float("inf"), float("inf"), infeasible=True)
     best = Best(None, float("inf"), float("-inf"))
     for hint in hints:

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -79,21 +81,47 @@ def compile_plan(run: Executable, platform: str, tell: Callable[[str], None]) ->
     structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
     lowered = run.jitted.lower(*structs)
     tell("in XLA")
-    with complaints() as heard:
-        compiled = lowered.compile()
-    compile_s = time.monotonic() - began_s
-    tell("reading the result")
-    return witness_of(compiled, run.plan.mesh.sizes, platform, compile_s, tuple(heard))
+    with TemporaryDirectory() as place:
+        with complaints() as heard:
+            compiled = lowered.compile(compiler_options=_DUMPS.get(platform, _nothing)(place))
+        compile_s = time.monotonic() - began_s
+        tell("reading the result")
+        text = _dumped(Path(place)) or compiled.as_text()
+    return witness_of(compiled, text, run.plan.mesh.sizes, platform, compile_s, tuple(heard))
+
+
+def _nothing(place: str) -> None:
+    return None
+
+
+def _tpu_dump(place: str) -> dict[str, Any]:
+    return {
+        "xla_dump_to": place,
+        "xla_dump_hlo_as_text": True,
+        "xla_dump_hlo_pass_re": "^$",  # the result, and no step on the way
+    }
+
+
+# A libtpu younger than jaxlib makes modules that jaxlib refuses to read back ("async-update
+# instruction should have 1 operands"): there the compiler itself is asked to write the text.
+_DUMPS: dict[str, Callable[[str], dict[str, Any] | None]] = {"tpu": _tpu_dump}
+
+
+def _dumped(place: Path) -> str:
+    """The scheduled module that the compiler wrote; "" where it wrote none."""
+    found = sorted(place.glob("*.after_optimizations.txt"), key=lambda file: file.stat().st_size)
+    return found[-1].read_text() if found else ""
 
 
 def witness_of(
     compiled: Any,
+    text: str,
     sizes: dict[str, int],
     platform: str,
     compile_s: float = 0.0,
     heard: tuple[str, ...] = (),
 ) -> Witness:
-    """Read a `jax.stages.Compiled`."""
+    """Read a `jax.stages.Compiled` and the text of its scheduled module."""
     memory = compiled.memory_analysis()
     return Witness(
         platform=platform,
@@ -101,7 +129,7 @@ def witness_of(
         output_bytes=int(memory.output_size_in_bytes),
         alias_bytes=int(memory.alias_size_in_bytes),
         temporary_bytes=int(memory.temp_size_in_bytes),
-        collectives=collectives(compiled.as_text(), sizes, is_library),
+        collectives=collectives(text, sizes, is_library),
         compile_s=compile_s,
         complaints=heard,
     )

@@ -19,6 +19,7 @@ class Framework:
     Attributes:
         pattern: of the row's framework.
         source: where this is known from.
+        eager: kernels are launched one by one by a Python process.
         overlap: whether gradients and gathered parameters travel beside matmuls.
         flash: attention as one kernel.
         causal_kernel: whether that kernel skips the masked half.
@@ -34,6 +35,7 @@ class Framework:
 
     pattern: str
     source: str
+    eager: bool = True
     overlap: bool = True
     flash: bool = True
     causal_kernel: bool = True
@@ -49,6 +51,7 @@ class Framework:
 
 _XLA = Framework(
     pattern="",
+    eager=False,
     source="parameters and Adam in float32, cast for use; gradients reduced in every microbatch",
     param_dtype="float32",
     master=False,

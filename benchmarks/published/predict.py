@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from autoshard.errors import AutoshardError
 from autoshard.machine.meshes import mesh_from_sizes
 from autoshard.machine.model import Machine, Overlap
+from autoshard.plan.model import Collective
+from autoshard.program.rule import OpClass
+from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, build_problem
 from autoshard.search.solve import solve
-from autoshard.search.strategy import restrict
 from autoshard.trace.function import trace
 from autoshard.trace.signature import signature
 from benchmarks.published import decoder, training
@@ -23,12 +25,15 @@ from benchmarks.published.frameworks import (
     remat_of,
 )
 from benchmarks.published.hardware import chip_of, machine_of
-from benchmarks.published.layouts import mesh_sizes, strategy_for
+from benchmarks.published.layouts import allowed, mesh_sizes
 from benchmarks.published.rows import Row
 
 # Layouts are given, so memory is a result and no limit.
 _NO_LIMIT_BYTES = 1e15
 _SWEEPS = 40
+# A launch by PyTorch with its Python and autograd.
+_LAUNCH_S = 12e-6
+_LAUNCHES_OF_COLLECTIVE = 2
 
 
 class Unsupported(Exception):
@@ -42,7 +47,6 @@ class Case:
     config: decoder.Config
     recipe: training.Recipe
     sizes: tuple[tuple[str, int], ...]
-    strategy: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Efficiency:
     """The two fitted numbers of a chip family, as factors on the catalogue's."""
 
     matmul: float = 1.0
-    overhead: float = 1.0
+    memory: float = 1.0
+    launch: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,7 @@ def case_of(row: Row) -> Case:
         raise Unsupported(str(error)) from error
     recipe = _recipe(row, framework)
     config = _config(row, framework, remat)
-    strategy = strategy_for(layout)
-    return Case(config, recipe, mesh_sizes(layout), strategy.name)
+    return Case(config, recipe, mesh_sizes(layout))
 
 
 def _recipe(row: Row, framework: Framework) -> training.Recipe:
@@ -107,7 +111,7 @@ def _recipe(row: Row, framework: Framework) -> training.Recipe:
         )
     dtype = compute_dtype(row)
     half = "bfloat16" if dtype.startswith("float8") else dtype
-    local = framework.local_sums and layout.fsdp == 1 and microbatches > 1
+    local = framework.local_sums and layout.fsdp == 1 and layout.zero < 2
 
     def named(choice: str) -> str:
         return half if choice == "compute" else choice
@@ -187,14 +191,50 @@ def predict(row: Row, case: Case, fitted: Mapping[str, Mapping[str, float]]) -> 
         raise Unsupported(str(error)) from error
     numbers = build_problem(_analysis(case.config, case.recipe), machine, mesh, _NO_LIMIT_BYTES)
     solution = solve(
-        numbers.problem,
-        keep=restrict(numbers, strategy_for(row.layout)),
-        exact=False,
-        max_sweeps=_SWEEPS,
+        numbers.problem, keep=allowed(numbers, row.layout), exact=False, max_sweeps=_SWEEPS
     )
     if solution.choice is None:
         raise Unsupported("no layout follows the strategy")
-    return Predicted(solution.cost_s, numbers.problem.peak_bytes(solution.choice))
+    answer = Answer(numbers, solution.choice)
+    collectives = answer.collectives()
+    found = answer.prediction(collectives)
+    hidden_s = _hidden_sums_s(collectives, found.compute_s, case.recipe, machine.chip.overlap)
+    step_s = max(found.step_s - hidden_s, _launched_s(row, case, collectives, efficiency))
+    return Predicted(step_s, found.peak_bytes)
+
+
+def _hidden_sums_s(
+    collectives: Sequence[Collective], compute_s: float, recipe: training.Recipe, overlap: Overlap
+) -> float:
+    """What the last microbatch's backward hides of the sums of gradients over replicas.
+
+    A program sums them when its loop has ended. Frameworks that overlap start with each layer's
+    sum while the last microbatch is still in the layers before: behind two thirds of one
+    microbatch's time, since backward is twice forward.
+    """
+    if recipe.replicas == 1:
+        return 0.0
+    sums_s = sum(c.exposed_s for c in collectives if c.count == 1 and c.axes == ("data",))
+    behind_s = overlap.share * compute_s / recipe.microbatches * 2 / 3
+    return (1 - overlap.slowdown) * min(sums_s, behind_s)
+
+
+def _launched_s(
+    row: Row, case: Case, collectives: Sequence[Collective], efficiency: Efficiency
+) -> float:
+    """What it takes a Python process to launch the step's kernels, one by one.
+
+    Kernels run while later ones are launched, so this is a floor under the step. Programs that
+    XLA compiled do without.
+    """
+    if not framework_of(row).eager:
+        return 0.0
+    program = _analysis(case.config, case.recipe).program
+    kernels = sum(
+        program.times(op.region) for op in program.ops if op.rule.op_class is not OpClass.FREE
+    )
+    kernels += _LAUNCHES_OF_COLLECTIVE * sum(c.count for c in collectives)
+    return kernels * _LAUNCH_S * efficiency.launch
 
 
 def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Machine:
@@ -205,7 +245,7 @@ def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Mac
         chip=replace(
             chip,
             matmul_efficiency=chip.matmul_efficiency * efficiency.matmul,
-            op_overhead_s=chip.op_overhead_s * efficiency.overhead,
+            memory_efficiency=chip.memory_efficiency * efficiency.memory,
             overlap=chip.overlap if framework.overlap else Overlap(),
         ),
     )

@@ -40,6 +40,10 @@ class InfeasibleError(AutoshardError):
         self.least_bytes = least_bytes
 
 
+class StrategyError(AutoshardError, ValueError):
+    """A strategy means nothing for the program, or for the mesh."""
+
+
 class UnknownPrimitiveError(AutoshardError):
     """Strict mode, and the program holds a primitive without a sharding rule."""
 

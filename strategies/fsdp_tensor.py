@@ -1,20 +1,19 @@
-"""FSDP x tensor parallelism: state split over both axes, gathered over `data` for use."""
+"""FSDP x tensor parallelism: state split over both axes, gathered over `data` for use.
 
-from autoshard.search.strategy import Kind, Mask, NodeView, Strategy
+What Megatron keeps whole over `tensor` may be split there too, along whatever is no batch.
+"""
+
+from autoshard.search.strategy import Mask, Strategy, View
+from autoshard.strategies.zero3 import over_data
 
 
-def _allows(node: NodeView) -> Mask:
-    if node.kind is Kind.STATE:
-        return node.state_over_data
-    if node.kind is Kind.WEIGHT:
-        return node.any_option
-    return node.batch_over_data & ~node.axis_on_batch["tensor"]
+def over_tensor(view: View) -> Mask:
+    """Anything but the batch may be split."""
+    return ~view.on_batch
 
 
 STRATEGY = Strategy(
     name="fsdp_tensor",
     source="Xu et al., 'GSPMD', arXiv:2105.04663, 2021, section 5.1 (2D finalized)",
-    needs=frozenset({"data", "tensor"}),
-    uses=frozenset({"data", "tensor"}),
-    allows=_allows,
+    rules={"data": over_data, "tensor": over_tensor},
 )

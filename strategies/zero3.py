@@ -1,21 +1,22 @@
-"""ZeRO-3 / FSDP: the batch is split, and so is all state at rest; weights are gathered for use."""
+"""ZeRO-3 / FSDP: the batch is split, and so is all state at rest; weights are gathered for use.
 
-from autoshard.search.strategy import Kind, Mask, NodeView, Strategy
+Products read whole weights, so that somewhere on its way from rest a weight is gathered: an
+explicit collective, of the narrowest type it has on that way. Gradients are reduce-scattered.
+"""
+
+from autoshard.search.strategy import AT_REST, WITHOUT_BATCH, Mask, Strategy, View
 
 
-def _allows(node: NodeView) -> Mask:
-    if node.kind is Kind.STATE:
-        return node.state_over_data
-    if node.kind is Kind.WEIGHT:
-        return node.any_option
-    return node.batch_over_data
+def over_data(view: View) -> Mask:
+    """All state is split; weights and gradients on their way as is cheapest."""
+    if view.kind in AT_REST:
+        return view.split
+    return view.any_option if view.kind in WITHOUT_BATCH else view.batch
 
 
 STRATEGY = Strategy(
     name="zero3",
     source="Rajbhandari et al., 'ZeRO: Memory Optimizations Toward Training Trillion Parameter"
     " Models', arXiv:1910.02054, 2020; Zhao et al., 'PyTorch FSDP', arXiv:2304.11277, 2023",
-    needs=frozenset({"data"}),
-    uses=frozenset({"data"}),
-    allows=_allows,
+    rules={"data": over_data},
 )

@@ -16,7 +16,7 @@ from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem, wire_bytes
 from autoshard.search.graph import Dims, Flow, Sum
-from autoshard.search.kinds import Kind, batch_classes, node_kinds
+from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
 from autoshard.search.layouts import spec_of
 
 # Inputs at least this large that stay whole on every device are pointed out.
@@ -24,12 +24,15 @@ REPLICATED_NOTE_BYTES = 1 << 20
 
 
 _HOLDS = {
-    Kind.STATE: "state",
+    Kind.PARAMETER: "state",
+    Kind.OPTIMIZER: "state",
     Kind.WEIGHT: "weight in use",
+    Kind.GRADIENT: "gradient",
     Kind.MATMUL: "activation",
     Kind.ACTIVATION: "activation",
 }
 _SUM = "sum over a split dimension"
+_PARAMETERS = AT_REST | {Kind.WEIGHT}
 
 
 class Answer:
@@ -47,7 +50,7 @@ class Answer:
         self.layouts = mesh_problem.layouts
         self.axes = mesh_problem.mesh.axes
         self._made = {out: op for op in self.program.ops for out in op.outputs}
-        self._kinds = node_kinds(self.graph, batch_classes(self.graph))
+        self._kinds = mesh_problem.analysis.kinds
         self._flow_at = {
             (f.places[0], f.into): f for f in self.graph.flows if f.into != "shared use"
         }
@@ -153,10 +156,12 @@ class Answer:
         if flow.into == "new state":
             return "new state back to where it rests"
         if flow.into == "result":
-            return "gradient summed" if dst in (Kind.STATE, Kind.WEIGHT) else "matmul result summed"
-        if src in (Kind.STATE, Kind.WEIGHT):
-            return "optimizer update" if dst is Kind.STATE else "parameter gathered for use"
-        return "gradient to the optimizer" if dst is Kind.STATE else "activation laid out for use"
+            return "gradient summed" if dst in WITHOUT_BATCH else "matmul result summed"
+        if dst in AT_REST:
+            return "optimizer update" if src in _PARAMETERS else "gradient to the optimizer"
+        if src in WITHOUT_BATCH:
+            return "parameter gathered for use"
+        return "activation laid out for use"
 
     def _result_reason(self, flow: Flow) -> str:
         row = self._row(flow.src, flow.src_dims, flow.partial)[0]

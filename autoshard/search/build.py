@@ -19,9 +19,10 @@ from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import OpClass
+from autoshard.search.anatomy import Anatomy, anatomy_of
 from autoshard.search.graph import Flow, Graph, build_graph, classes_of
 from autoshard.search.hiding import budgets_s
-from autoshard.search.kinds import Kind, batch_classes, node_kinds
+from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
 from autoshard.search.repeats import alike
@@ -49,7 +50,12 @@ class Analysis:
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """What each node holds."""
-        return node_kinds(self.graph, batch_classes(self.graph))
+        return self.anatomy.kinds
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """What its parts are to an expert."""
+        return anatomy_of(self.graph)
 
     @cached_property
     def alike(self) -> tuple[tuple[int, ...], ...]:

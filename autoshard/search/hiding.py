@@ -14,9 +14,8 @@ from collections import defaultdict
 from autoshard.machine.model import Chip
 from autoshard.program.ir import Program
 from autoshard.search.graph import Flow, Graph
-from autoshard.search.kinds import Kind
+from autoshard.search.kinds import WITHOUT_BATCH, Kind
 
-_WAITS_FOR_NO_ACTIVATION = frozenset({Kind.STATE, Kind.WEIGHT})
 # The new state leaves when no matmul is left in the step.
 _LAST = "new state"
 
@@ -53,9 +52,7 @@ def budgets_s(
 
 
 def _weight(flow: Flow, program: Program, kinds: tuple[Kind, ...]) -> float:
-    if flow.into == _LAST or _WAITS_FOR_NO_ACTIVATION.isdisjoint(
-        (kinds[flow.src], kinds[flow.dst])
-    ):
+    if flow.into == _LAST or WITHOUT_BATCH.isdisjoint((kinds[flow.src], kinds[flow.dst])):
         return 0.0
     return program.tensors[flow.tensor].size_bytes * (2 if flow.partial else 1)
 

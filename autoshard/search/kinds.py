@@ -1,4 +1,4 @@
-"""What a node holds, found from structure: state, weights in use, matmuls, activations."""
+"""What a node holds, found from structure: state, weights, gradients, matmuls, activations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from autoshard.search.regions import update_ops
 class Kind(Enum):
     """What a node holds."""
 
-    STATE = "state"  # a parameter or optimizer leaf at rest, or its update
-    WEIGHT = "weight"  # a parameter on its way to a use: cast, gathered
+    PARAMETER = "parameter"  # at rest
+    OPTIMIZER = "optimizer"  # an optimizer leaf at rest, and the update
+    WEIGHT = "weight"  # a parameter on its way to a use: cast, gathered; and constants
+    GRADIENT = "gradient"  # of a parameter, on its way to the update
     MATMUL = "matmul"  # a matmul or convolution
     ACTIVATION = "activation"  # everything else
+
+
+# Kinds at rest, and kinds that no batch reaches, which therefore wait for no activation.
+AT_REST = frozenset({Kind.PARAMETER, Kind.OPTIMIZER})
+WITHOUT_BATCH = AT_REST | {Kind.WEIGHT, Kind.GRADIENT}
 
 
 def batch_classes(graph: Graph) -> frozenset[int]:
@@ -43,17 +50,47 @@ def batch_classes(graph: Graph) -> frozenset[int]:
 def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
     """The kind of every node."""
     program = graph.program
-    state = {leaf.tensor for leaf in program.inputs if leaf.role is not Role.DATA}
+    inputs: dict[Role, set[int]] = {role: set() for role in Role}
+    for leaf in program.inputs:
+        if leaf.tensor is not None:
+            inputs[leaf.role].add(leaf.tensor)
     update = update_ops(program)
     kinds: list[Kind] = []
     for node in graph.nodes:
         own = program.ops[node.own] if node.own is not None else None
         if own is not None and own.rule.op_class.is_matrix:
             kinds.append(Kind.MATMUL)
-        elif state & set(node.tensors) or update & set(node.ops):
-            kinds.append(Kind.STATE)
+        elif not inputs[Role.OPTIMIZER].isdisjoint(node.tensors) or update & set(node.ops):
+            kinds.append(Kind.OPTIMIZER)
+        elif not inputs[Role.PARAMETER].isdisjoint(node.tensors):
+            kinds.append(Kind.PARAMETER)
         elif batch.isdisjoint(node.classes):
             kinds.append(Kind.WEIGHT)
         else:
             kinds.append(Kind.ACTIVATION)
+    for node_id in _gradients(graph, kinds):
+        kinds[node_id] = Kind.GRADIENT
     return tuple(kinds)
+
+
+def _gradients(graph: Graph, kinds: list[Kind]) -> set[int]:
+    """Nodes without batch that flow into the update and that no parameter flows into."""
+    into: dict[int, list[int]] = {}
+    out_of: dict[int, list[int]] = {}
+    for f in graph.flows:
+        if f.into != "new state":
+            into.setdefault(f.dst, []).append(f.src)
+            out_of.setdefault(f.src, []).append(f.dst)
+
+    def reached(start: Kind, edges: dict[int, list[int]]) -> set[int]:
+        found: set[int] = set()
+        stack = [i for i, kind in enumerate(kinds) if kind is start]
+        while stack:
+            new = {
+                j for j in edges.get(stack.pop(), ()) if kinds[j] is Kind.WEIGHT and j not in found
+            }
+            found |= new
+            stack += new
+        return found
+
+    return reached(Kind.OPTIMIZER, into) - reached(Kind.PARAMETER, out_of)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoshard.errors import InfeasibleError, SearchInterrupted
+from autoshard.errors import InfeasibleError, SearchInterrupted, StrategyError
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.plan import units
 from autoshard.plan.model import Certificate, Rival
@@ -18,8 +18,9 @@ from autoshard.search.least import Least, least_memory
 from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep
 from autoshard.search.solve import Solution, solve
-from autoshard.search.strategy import Strategy, restrict
+from autoshard.search.strategy import Strategy, lacking, restrict, undivided
 from autoshard.search.tie import Tied, tie
+from autoshard.search.wishes import Granted, grant
 
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
@@ -51,6 +52,7 @@ class _Candidate:
 
     Attributes:
         numbers: its problem.
+        granted: what the user's intents leave of it.
         tied: the same with repeated layers laid out alike, which is what is searched.
         keep: options allowed per variable of `tied`; None allows all.
         hints: answers of `tied` found so far that fit.
@@ -60,6 +62,7 @@ class _Candidate:
     """
 
     numbers: MeshProblem
+    granted: Granted
     tied: Tied
     keep: Keep | None
     hints: list[tuple[int, ...]]
@@ -104,6 +107,7 @@ def search(
 
     Raises:
         InfeasibleError: nothing fits `limit_bytes`; says what would, and what is in the way.
+        StrategyError: the strategy asked for means nothing for the program, or on any mesh.
         SearchInterrupted: Ctrl-C before any plan was found. After one was found, Ctrl-C returns it.
     """
     return _Search(
@@ -131,9 +135,17 @@ class _Search:
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
         self.deadline = self.begun + time_limit_s
-        self.experts: list[Rival] = []
+        self.lacking = {
+            name: why
+            for name, expert in strategies.items()
+            if (why := lacking(self.analysis, expert))
+        }
+        self.experts = [
+            _refused(strategies[name], "any", why) for name, why in self.lacking.items()
+        ]
         self.candidates: list[_Candidate] = []
         self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
+        self.priced = False  # every mesh
         self.interrupted = False
 
     def run(self) -> Found:
@@ -141,13 +153,25 @@ class _Search:
             for mesh in self._meshes():
                 self.tell(f"pricing layouts on mesh {mesh}")
                 numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
-                tied = tie(numbers.problem, self.analysis.alike)
-                if self.strategy == "auto":
-                    self.candidates.append(_Candidate(numbers, tied, None, []))
-                    self._experts(self.candidates[-1])
+                granted = grant(numbers, self.intents)
+                tied = tie(granted.problem, granted.alike(self.analysis.alike))
+                if self.strategy != "auto":
+                    expert = self.strategies[self.strategy]
+                    why = undivided(numbers, expert)
+                    if why:
+                        self.experts.append(_refused(expert, str(mesh), why))
+                        continue
+                    keep = tied.keep(granted.keep(restrict(numbers, expert)))
+                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
                 else:
-                    keep = tied.keep(restrict(numbers, self.strategies[self.strategy]))
-                    self.candidates.append(_Candidate(numbers, tied, keep, []))
+                    every = granted.keep()
+                    keep = None if every is None else tied.keep(every)
+                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
+                    self._experts(self.candidates[-1])
+            self.priced = True
+            if not self.candidates:
+                whys = "; ".join(f"({r.mesh}) {r.remark}" for r in self.experts)
+                raise StrategyError(f"strategy={self.strategy!r} fits no mesh: {whys}")
             # First every mesh by bounds alone: quick, and good answers prune the rest.
             for candidate in sorted(self.candidates, key=lambda c: c.cost_s):
                 self._solve(candidate, exact=False)
@@ -180,17 +204,19 @@ class _Search:
         """Meshes the strategy makes sense on.
 
         Raises:
-            ValueError: there is none.
+            StrategyError: there is none, or the strategy means nothing for the program.
         """
         if self.strategy == "auto":
             return self.meshes
         expert = self.strategies[self.strategy]
+        if why := lacking(self.analysis, expert):
+            raise StrategyError(f"strategy={self.strategy!r} does not apply: {why}")
         needs = expert.needs
         named = [m for m in self.meshes if needs <= {a.name for a in m.axes}]
         fitting = [m for m in named if _suits(expert, m)]
         if not named:
             have = " or ".join(f"({m})" for m in self.meshes)
-            raise ValueError(
+            raise StrategyError(
                 f"strategy={self.strategy!r} lays out axes {', '.join(sorted(needs))}; the mesh has"
                 f" {have}. Name the axes so, or use strategy='auto'."
             )
@@ -200,7 +226,10 @@ class _Search:
         """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
         mesh = candidate.numbers.mesh
         for name, expert in self.strategies.items():
-            if not _suits(expert, mesh):
+            if not _suits(expert, mesh) or name in self.lacking:
+                continue
+            if why := undivided(candidate.numbers, expert):
+                self.experts.append(_refused(expert, str(mesh), why))
                 continue
             solution = solve(
                 candidate.problem,
@@ -296,8 +325,7 @@ class _Search:
         numbers, choice, alike = best.numbers, best.tied.lift(tied_choice), best.tied.saved
         # Interrupted before every mesh was bounded, nothing is known of the ones left.
         bounds = [c.bound_s for c in self.candidates]
-        complete = len(bounds) == len(self._meshes())
-        bound = max(min(*bounds, cost), 0.0) if complete else 0.0
+        bound = max(min(*bounds, cost), 0.0) if self.priced else 0.0
         loose = self._loosened(best, choice)
         if loose is not None and loose.choice is not None and loose.cost_s < cost:
             # The bound of tied answers does not hold for this one; its own does, for all.
@@ -343,6 +371,10 @@ class _Search:
             self.machine.name,
             self.strategy,
         )
+
+
+def _refused(expert: Strategy, mesh: str, why: str) -> Rival:
+    return Rival(expert.name, mesh, None, None, f"does not apply: {why}")
 
 
 def _suits(expert: Strategy, mesh: LogicalMesh) -> bool:

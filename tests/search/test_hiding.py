@@ -6,7 +6,7 @@ from autoshard.machine import parse_machine
 from autoshard.models.zoo import zoo
 from autoshard.search.build import Analysis
 from autoshard.search.hiding import budgets_s
-from autoshard.search.kinds import Kind
+from autoshard.search.kinds import WITHOUT_BATCH
 from tests.search.programs import traced
 
 CHIP = parse_machine("v5e:2x4").chip
@@ -39,7 +39,7 @@ def test_a_loop_body_hides_no_more_than_its_matmuls_take(analysis):
 def test_activations_and_new_state_hide_behind_nothing(analysis):
     flows = analysis.graph.flows
     budgets = budgets_s(analysis.graph, analysis.kinds, CHIP, 8)
-    parameters = {Kind.STATE, Kind.WEIGHT}
+    parameters = WITHOUT_BATCH
     kinds = analysis.kinds
     waiting = [
         b

@@ -20,7 +20,6 @@ from autoshard.search.reduce import Keep
 from autoshard.search.solve import Solution, solve
 from autoshard.search.strategy import Strategy, lacking, restrict, undivided
 from autoshard.search.tie import Tied, tie
-from autoshard.search.wishes import Granted, grant
 
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
@@ -52,7 +51,6 @@ class _Candidate:
 
     Attributes:
         numbers: its problem.
-        granted: what the user's intents leave of it.
         tied: the same with repeated layers laid out alike, which is what is searched.
         keep: options allowed per variable of `tied`; None allows all.
         hints: answers of `tied` found so far that fit.
@@ -62,7 +60,6 @@ class _Candidate:
     """
 
     numbers: MeshProblem
-    granted: Granted
     tied: Tied
     keep: Keep | None
     hints: list[tuple[int, ...]]
@@ -153,20 +150,17 @@ class _Search:
             for mesh in self._meshes():
                 self.tell(f"pricing layouts on mesh {mesh}")
                 numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
-                granted = grant(numbers, self.intents)
-                tied = tie(granted.problem, granted.alike(self.analysis.alike))
+                tied = tie(numbers.problem, self.analysis.alike)
                 if self.strategy != "auto":
                     expert = self.strategies[self.strategy]
                     why = undivided(numbers, expert)
                     if why:
                         self.experts.append(_refused(expert, str(mesh), why))
                         continue
-                    keep = tied.keep(granted.keep(restrict(numbers, expert)))
-                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
+                    keep = tied.keep(restrict(numbers, expert))
+                    self.candidates.append(_Candidate(numbers, tied, keep, []))
                 else:
-                    every = granted.keep()
-                    keep = None if every is None else tied.keep(every)
-                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
+                    self.candidates.append(_Candidate(numbers, tied, None, []))
                     self._experts(self.candidates[-1])
             self.priced = True
             if not self.candidates:

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from autoshard.errors import AutoshardError as AutoshardError
     from autoshard.errors import AutoshardWarning as AutoshardWarning
     from autoshard.errors import InfeasibleError as InfeasibleError
+    from autoshard.errors import IntentError as IntentError
     from autoshard.errors import StateMismatchError as StateMismatchError
     from autoshard.errors import UnknownPrimitiveError as UnknownPrimitiveError
+    from autoshard.intent import forbid as forbid
+    from autoshard.intent import pin as pin
+    from autoshard.intent import prefer as prefer
+    from autoshard.intent import tie as tie
     from autoshard.machine.model import Machine as Machine
     from autoshard.plan.model import Plan as Plan
     from autoshard.plan.store import load_plan as load_plan
@@ -33,6 +38,11 @@ _PUBLIC = {
     "plan": "autoshard.api:plan",
     "load_plan": "autoshard.plan.store:load_plan",
     "save_plan": "autoshard.plan.store:save_plan",
+    "IntentError": "autoshard.errors:IntentError",
+    "forbid": "autoshard.intent:forbid",
+    "pin": "autoshard.intent:pin",
+    "prefer": "autoshard.intent:prefer",
+    "tie": "autoshard.intent:tie",
     "Machine": "autoshard.machine.model:Machine",
     "Plan": "autoshard.plan.model:Plan",
     "Spec": "autoshard.program.spec:Spec",

@@ -41,6 +41,33 @@ def open_body(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
     return body, ()
 
 
+# Primitives by which a user says a layout: name -> parameter holding the sharding.
+CONSTRAINTS = {"sharding_constraint": "sharding", "reshard": "dst_sharding"}
+
+
+def constrained_dims(
+    eqn: JaxprEqn,
+) -> tuple[tuple[tuple[str, ...] | None, ...], dict[str, int]] | None:
+    """What a user's own constraint says: the axes of every dimension, and its mesh's axis sizes.
+
+    Returns:
+        None where it names no mesh, or is no `NamedSharding`. A dimension left open is None.
+    """
+    sharding = eqn.params[CONSTRAINTS[eqn.primitive.name]]
+    if not isinstance(sharding, jax.sharding.NamedSharding) or sharding.mesh.empty:
+        return None
+    rank = len(eqn.outvars[0].aval.shape)
+    entries = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))
+    open_dims = eqn.params.get("unconstrained_dims") or ()
+    dims: list[tuple[str, ...] | None] = []
+    for d, entry in enumerate(entries):
+        if d in open_dims or entry is jax.sharding.PartitionSpec.UNCONSTRAINED:
+            dims.append(None)
+        else:
+            dims.append(() if entry is None else (entry,) if isinstance(entry, str) else entry)
+    return tuple(dims), {str(name): int(size) for name, size in sharding.mesh.shape.items()}
+
+
 def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
     """Drop equations whose results nobody reads; inputs and effects stay."""
     n_out = len(closed.jaxpr.outvars)

@@ -44,6 +44,10 @@ class StrategyError(AutoshardError, ValueError):
     """A strategy means nothing for the program, or for the mesh."""
 
 
+class IntentError(AutoshardError, ValueError):
+    """A pin, ban, tie or preference matches nothing, cannot be met, or contradicts another."""
+
+
 class UnknownPrimitiveError(AutoshardError):
     """Strict mode, and the program holds a primitive without a sharding rule."""
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoshard.intent import Intent
+
 _UNITS = {
     "": 1,
     "b": 1,
@@ -33,6 +35,7 @@ class Options:
             or text such as "14GB" or "14GiB".
         donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
         strategy: "auto", or the name of an expert layout.
+        intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
         time_limit_s: wall clock the search may take.
@@ -48,6 +51,7 @@ class Options:
     static_argnums: int | Sequence[int] = ()
     static_argnames: str | Sequence[str] = ()
     strategy: str = "auto"
+    intent: Sequence[Intent] = ()
     plan: Any = None
     strict: bool = False
     time_limit_s: float = 10.0

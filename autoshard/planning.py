@@ -11,11 +11,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from autoshard.errors import UnknownPrimitiveError, warn
+from autoshard.errors import IntentError, UnknownPrimitiveError, warn
 from autoshard.execute.shardings import in_machine_order
 from autoshard.machine import (
     LogicalMesh,
     Machine,
+    MachineError,
     legal_meshes,
     machine_for_devices,
     mesh_from_sizes,
@@ -103,6 +104,25 @@ def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
     )
 
 
+def _meshes_for(program: Program, mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
+    """Candidate meshes; that of the user's own constraints, where there are some.
+
+    Raises:
+        IntentError: that mesh cannot be laid on the machine.
+        MachineError, TypeError: as `meshes_of`.
+    """
+    own = dict(program.mesh_sizes)
+    if not own or not isinstance(mesh, str):
+        return meshes_of(mesh, machine)
+    try:
+        return meshes_of(own, machine)
+    except MachineError as error:
+        said = " x ".join(f"{name} {size}" for name, size in own.items())
+        raise IntentError(
+            f"sharding constraints inside {program.name!r} are on a mesh {said}: {error}"
+        ) from error
+
+
 def program_key(program: Program) -> ProgramKey:
     """What a plan remembers of its program, to be refused for any other."""
     inputs = tuple((x.path, f"{x.dtype}[{','.join(map(str, x.shape))}]") for x in program.inputs)
@@ -142,7 +162,7 @@ def make_plan(
         return given
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
-    meshes = meshes_of(mesh, machine)
+    meshes = _meshes_for(program, mesh, machine)
     stored = _cache_file(program, key, (machine, meshes), options)
     if stored is not None and stored.exists():
         cached = _cached(stored, program, key)
@@ -156,6 +176,7 @@ def make_plan(
         float(limit),
         strategies=strategies,
         strategy=asked,
+        intents=tuple(options.intent),
         time_limit_s=options.time_limit_s,
         seed=options.seed,
         tell=tell,
@@ -291,6 +312,7 @@ def _cache_file(
         key,
         where,
         options.strategy,
+        tuple(map(str, options.intent)),
         options.seed,
         options.time_limit_s,
         versions(),

@@ -58,6 +58,7 @@ def shares_buffer(op: Op) -> bool:
     """Whether the op's result is its first operand's buffer under another name."""
     return (
         op.rule.op_class is OpClass.FREE
+        and op.pinned is None
         and op.kind not in _OWN_BUFFER
         and any(t is not None for t in op.inputs)
     )

@@ -61,6 +61,9 @@ class Replay:
         if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
             jaxpr, consts = _compat.open_body(eqn.params[_compat.INLINE_BODIES[name]])
             return self.run(jaxpr, consts, values, f"{at}/")
+        if name in _compat.CONSTRAINTS and _compat.constrained_dims(eqn) is not None:
+            # The plan keeps what the user said, and says it on the mesh that was chosen.
+            return values
         params = dict(eqn.params)
         if name in _compat.REMAT_NAMES:
             params["jaxpr"], hoisted = _compat.without_consts(self._body(params["jaxpr"], at))

@@ -80,6 +80,8 @@ class Op:
         scope: the name stack, e.g. "jvp(GPT)/Block/Dense_0".
         in_places, out_places: where constraints go, for boundaries of regions; equations use
             their own operands and results.
+        pinned: of a user's own sharding constraint: the axes of each dimension, None for one that
+            it leaves open.
     """
 
     id: int
@@ -93,6 +95,7 @@ class Op:
     scope: str = ""
     in_places: tuple[Place, ...] = ()
     out_places: tuple[Place, ...] = ()
+    pinned: tuple[tuple[str, ...] | None, ...] | None = None
 
     def in_place(self, k: int) -> Place:
         """Where a constraint on the use of operand `k` is put."""
@@ -128,6 +131,7 @@ class Program:
         inputs, outputs: leaves in flattened order.
         aliases: (output index, input index) of state that the step reads and returns.
         fingerprint: a hash of the jaxpr's text; equal programs have equal `at` keys.
+        mesh_sizes: of the mesh that the user's own constraints speak of; empty without any.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Program:
     outputs: tuple[Leaf, ...]
     aliases: tuple[tuple[int, int], ...] = ()
     fingerprint: str = ""
+    mesh_sizes: tuple[tuple[str, int], ...] = ()
     _times: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def times(self, region: int) -> int:

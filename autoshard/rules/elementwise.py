@@ -27,7 +27,8 @@ NARY = """
 
 # Names for the same bytes. `dim_as_value` is a scalar that is known when the program is traced.
 RENAMING = (
-    "dim_as_value layout_constraint name random_clone sharding_constraint stop_gradient".split()
+    "dim_as_value layout_constraint name random_clone reshard sharding_constraint"
+    " stop_gradient".split()
 )
 
 

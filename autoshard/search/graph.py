@@ -13,6 +13,7 @@ Nodes break apart where layouts really change:
 * where a parameter at rest is read (gather for use), where a gradient enters the optimizer, and
   where an output leaves the program;
 * where a loop's carry is initialised;
+* at the user's own sharding constraints;
 * where tying would put one class on two dimensions of a tensor (scores = q x k over the same
   sequence): the operand becomes a flow instead.
 
@@ -269,7 +270,7 @@ class _Builder:
 
     def _is_light(self, op: Op) -> bool:
         """Whether an op shares its results' node: cheap, and needs no dimension whole."""
-        if not op.rule.op_class.is_light:
+        if not op.rule.op_class.is_light or op.pinned is not None:
             return False
         if op.kind in _STACKING:
             return True

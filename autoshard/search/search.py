@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoshard.errors import InfeasibleError, SearchInterrupted, StrategyError
+from autoshard.errors import InfeasibleError, IntentError, SearchInterrupted, StrategyError
+from autoshard.intent import Intent
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.plan import units
 from autoshard.plan.model import Certificate, Rival
@@ -20,6 +21,7 @@ from autoshard.search.reduce import Keep
 from autoshard.search.solve import Solution, solve
 from autoshard.search.strategy import Strategy, lacking, restrict, undivided
 from autoshard.search.tie import Tied, tie
+from autoshard.search.wishes import Granted, grant
 
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
@@ -51,6 +53,7 @@ class _Candidate:
 
     Attributes:
         numbers: its problem.
+        granted: what the user's intents leave of it.
         tied: the same with repeated layers laid out alike, which is what is searched.
         keep: options allowed per variable of `tied`; None allows all.
         hints: answers of `tied` found so far that fit.
@@ -60,6 +63,7 @@ class _Candidate:
     """
 
     numbers: MeshProblem
+    granted: Granted
     tied: Tied
     keep: Keep | None
     hints: list[tuple[int, ...]]
@@ -85,6 +89,7 @@ def search(
     *,
     strategies: Mapping[str, Strategy],
     strategy: str = "auto",
+    intents: Sequence[Intent] = (),
     time_limit_s: float = 10.0,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
@@ -98,17 +103,28 @@ def search(
         limit_bytes: per device.
         strategies: expert layouts by name.
         strategy: "auto", or the only strategy to consider.
+        intents: what the user wants of the layout beside speed.
         time_limit_s: wall clock for everything; the floor (experts) is always computed.
         seed: equal seeds and enough time give equal plans.
         tell: receives a line of text as things improve.
 
     Raises:
+        IntentError: the intents contradict each other, or cannot be met on any mesh.
         InfeasibleError: nothing fits `limit_bytes`; says what would, and what is in the way.
         StrategyError: the strategy asked for means nothing for the program, or on any mesh.
         SearchInterrupted: Ctrl-C before any plan was found. After one was found, Ctrl-C returns it.
     """
     return _Search(
-        program, machine, meshes, limit_bytes, strategies, strategy, time_limit_s, seed, tell
+        program,
+        machine,
+        meshes,
+        limit_bytes,
+        strategies,
+        strategy,
+        intents,
+        time_limit_s,
+        seed,
+        tell,
     ).run()
 
 
@@ -121,6 +137,7 @@ class _Search:
         limit_bytes: float,
         strategies: Mapping[str, Strategy],
         strategy: str,
+        intents: Sequence[Intent],
         time_limit_s: float,
         seed: int,
         tell: Callable[[str], None],
@@ -128,7 +145,7 @@ class _Search:
         self.analysis = Analysis(program)
         self.machine, self.limit_bytes = machine, limit_bytes
         self.meshes = _distinct(meshes)
-        self.strategies, self.strategy = strategies, strategy
+        self.strategies, self.strategy, self.intents = strategies, strategy, intents
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
         self.deadline = self.begun + time_limit_s
@@ -142,6 +159,7 @@ class _Search:
         ]
         self.candidates: list[_Candidate] = []
         self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
+        self.refusals: list[IntentError] = []  # of meshes on which the user's intents cannot be met
         self.priced = False  # every mesh
         self.interrupted = False
 
@@ -150,19 +168,27 @@ class _Search:
             for mesh in self._meshes():
                 self.tell(f"pricing layouts on mesh {mesh}")
                 numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
-                tied = tie(numbers.problem, self.analysis.alike)
+                try:
+                    granted = grant(numbers, self.intents)
+                except IntentError as error:
+                    self.refusals.append(error)
+                    continue
+                tied = tie(granted.problem, granted.alike(self.analysis.alike))
                 if self.strategy != "auto":
                     expert = self.strategies[self.strategy]
                     why = undivided(numbers, expert)
                     if why:
                         self.experts.append(_refused(expert, str(mesh), why))
                         continue
-                    keep = tied.keep(restrict(numbers, expert))
-                    self.candidates.append(_Candidate(numbers, tied, keep, []))
+                    only = tied.keep(granted.within(restrict(numbers, expert)))
+                    self.candidates.append(_Candidate(numbers, granted, tied, only, []))
                 else:
-                    self.candidates.append(_Candidate(numbers, tied, None, []))
+                    keep = tied.keep(granted.keep) if granted.allowed else None
+                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
                     self._experts(self.candidates[-1])
             self.priced = True
+            if not self.candidates and self.refusals:
+                raise self.refusals[0]
             if not self.candidates:
                 whys = "; ".join(f"({r.mesh}) {r.remark}" for r in self.experts)
                 raise StrategyError(f"strategy={self.strategy!r} fits no mesh: {whys}")
@@ -227,7 +253,9 @@ class _Search:
                 continue
             solution = solve(
                 candidate.problem,
-                keep=candidate.tied.keep(restrict(candidate.numbers, expert)),
+                keep=candidate.tied.keep(
+                    candidate.granted.within(restrict(candidate.numbers, expert))
+                ),
                 cutoff_s=_NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf"),
                 time_limit_s=max(self.deadline - time.monotonic(), 2.0) / 10,
                 tolerance=TOLERANCE,
@@ -339,13 +367,14 @@ class _Search:
 
     def _loosened(self, candidate: _Candidate, choice: tuple[int, ...]) -> Solution | None:
         """Where memory is tight: an answer in which repeated layers may differ."""
-        problem = candidate.numbers.problem
+        problem = candidate.granted.problem
         tight = problem.peak_bytes(choice) > _TIGHT * self.limit_bytes
         if self.strategy != "auto" or not candidate.tied.saved or not tight or self.interrupted:
             return None
         self.tell("memory is tight: letting repeated layers differ")
         return solve(
             problem,
+            keep=candidate.granted.keep,
             hints=[choice],
             time_limit_s=max(self.deadline - time.monotonic(), 1.0),
             tolerance=TOLERANCE,

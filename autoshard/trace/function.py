@@ -115,6 +115,7 @@ def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset
         outputs=outputs,
         aliases=aliases,
         fingerprint=fingerprint(closed),
+        mesh_sizes=tuple(walker.mesh_sizes.items()),
     )
     return Traced(program, closed, sig, out_tree)
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoshard import _compat
+from autoshard.errors import IntentError
 from autoshard.program.ir import Op, Place, Region, Tensor
 from autoshard.program.rule import OpClass, Rule
 from autoshard.rules.base import OpView
@@ -23,6 +24,11 @@ from autoshard.rules.registry import rule_for
 from autoshard.trace.source import user_line
 
 Value = int | None  # a tensor id, or None for a literal
+Pinned = tuple[tuple[str, ...] | None, ...] | None
+
+
+def _mesh(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 class Walker:
@@ -32,6 +38,7 @@ class Walker:
         self.tensors: list[Tensor] = []
         self.ops: list[Op] = []
         self.regions: list[Region] = [Region(0, 0, "top")]
+        self.mesh_sizes: dict[str, int] = {}
 
     def tensor(self, aval: Any) -> int:
         """A new tensor with an aval's shape and dtype."""
@@ -60,6 +67,7 @@ class Walker:
         eqn: _compat.JaxprEqn,
         in_places: tuple[Place, ...] = (),
         out_places: tuple[Place, ...] = (),
+        pinned: Pinned = None,
     ) -> None:
         self.ops.append(
             Op(
@@ -74,6 +82,7 @@ class Walker:
                 scope=_compat.name_stack(eqn),
                 in_places=in_places,
                 out_places=out_places,
+                pinned=pinned,
             )
         )
 
@@ -115,8 +124,27 @@ class Walker:
         if name == "cond":
             return self._cond(eqn, values, region, at)
         outs = [self.tensor(v.aval) for v in eqn.outvars]
-        self._op(name, values, outs, rule_for(view(eqn)), region, at, eqn)
+        pinned = self._pinned(eqn) if name in _compat.CONSTRAINTS else None
+        self._op(name, values, outs, rule_for(view(eqn)), region, at, eqn, pinned=pinned)
         return outs
+
+    def _pinned(self, eqn: _compat.JaxprEqn) -> Pinned:
+        """What a user's own constraint says.
+
+        Raises:
+            IntentError: two constraints speak of meshes that differ.
+        """
+        said = _compat.constrained_dims(eqn)
+        if said is None:
+            return None
+        dims, sizes = said
+        if self.mesh_sizes and sizes != self.mesh_sizes:
+            raise IntentError(
+                f"{user_line(eqn)}: a sharding constraint on a mesh {_mesh(sizes)}, after others on"
+                f" a mesh {_mesh(self.mesh_sizes)}: a program is laid out on one mesh"
+            )
+        self.mesh_sizes = sizes
+        return dims
 
     def _inline(
         self, eqn: _compat.JaxprEqn, body: Any, values: list[Value], region: int, at: str

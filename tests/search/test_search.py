@@ -51,7 +51,7 @@ def test_zero3_is_found_when_memory_asks_for_it() -> None:
     tight = planned("gpt-125m", mesh={"data": 8}, memory=nothing.value.least_bytes * 1.02)
     split = sum(x.bytes_per_device for x in tight.leaves("parameter", "optimizer"))
     whole = sum(8 * x.bytes_per_device for x in tight.leaves("parameter", "optimizer"))
-    assert tight.prediction.peak_bytes < free.prediction.peak_bytes
+    assert tight.prediction.peak_bytes <= free.prediction.peak_bytes
     assert split < 0.2 * whole
     for leaf in tight.leaves("parameter"):
         if leaf.bytes_per_device > 1 << 20:

@@ -56,7 +56,7 @@ def constrained_dims(
     sharding = eqn.params[CONSTRAINTS[eqn.primitive.name]]
     if not isinstance(sharding, jax.sharding.NamedSharding) or sharding.mesh.empty:
         return None
-    rank = len(eqn.outvars[0].aval.shape)
+    rank = len(getattr(eqn.outvars[0].aval, "shape", ()))
     entries = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))
     open_dims = eqn.params.get("unconstrained_dims") or ()
     dims: list[tuple[str, ...] | None] = []

@@ -15,7 +15,10 @@ Nodes break apart where layouts really change:
 * where a loop's carry is initialised;
 * at the user's own sharding constraints;
 * where tying would put one class on two dimensions of a tensor (scores = q x k over the same
-  sequence): the operand becomes a flow instead.
+  sequence): the operand becomes a flow instead;
+* where a node would hold two classes that meet in no tensor, and an axis could not split the one
+  here and the other there (the batch of the forward and of the backward pass, held together by a
+  table of angles that both read).
 
 Several heavy readers of one value close to each other read it through one shared *use* node,
 so that a reshard for all of them is paid once.
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import gcd
 
 from autoshard.program.ir import Op, Place, Program, Role
@@ -201,6 +205,7 @@ class _Builder:
         self.op_node_id = [self.node.new() for _ in program.ops]
         self.tensor_dims: list[Dims] = []
         self.flows: list[Flow] = []
+        self.joints: list[tuple[Op, int, int | None]] = []  # op, tensor, operand (None: a result)
 
     def _class(self, size: int, owner: int) -> int:
         c = self.classes.new()
@@ -248,7 +253,8 @@ class _Builder:
             light = self._is_light(op)
             if light:
                 for k, out in enumerate(op.outputs):
-                    self._tie_operand(op, factors, op.rule.results[k], out)
+                    if self._tie_operand(op, factors, op.rule.results[k], out):
+                        self.joints.append((op, out, None))
                 if op.kind in _STACKING:
                     self._bar_stack(op)
             operands = list(enumerate(op.inputs))
@@ -266,7 +272,59 @@ class _Builder:
                 )
                 if edge or not self._tie_operand(op, factors, op.rule.operands[k], t):
                     broken.append((op, k))
+                else:
+                    self.joints.append((op, t, k))
+        broken += self._break_strangers(op_classes)
+        broken.sort(key=lambda use: use[0].id)
         return self._finish(op_classes, broken)
+
+    def _break_strangers(self, op_classes: list[Dims]) -> list[tuple[Op, int]]:
+        """Break nodes with classes that meet nowhere, where the least is shared.
+
+        Returns:
+            The operands at which they broke.
+        """
+        whole = {self.classes.find(c) for c in self.whole}
+
+        def split_of(classes: Dims) -> set[int]:
+            return {self.classes.find(c) for c in classes if c is not None} - whole
+
+        tensor_classes = [split_of(dims) for dims in self.tensor_dims]
+        factor_classes = [split_of(factors) for factors in op_classes]
+        held: dict[int, set[int]] = {}
+        for own, classes in (
+            *zip(self.tensor_node, tensor_classes, strict=True),
+            *zip(self.op_node_id, factor_classes, strict=True),
+        ):
+            held.setdefault(self.node.find(own), set()).update(classes)
+        torn = {root for root, classes in held.items() if self._has_strangers(classes)}
+        if not torn:
+            return []
+        joints = [x for x in self.joints if self.node.find(self.op_node_id[x[0].id]) in torn]
+        for op, tensor, _ in joints:
+            self.op_node_id[op.id], self.tensor_node[tensor] = self.node.new(), self.node.new()
+        held = {}
+        for op, tensor, _ in joints:
+            held[self.op_node_id[op.id]] = set(factor_classes[op.id])
+            held[self.tensor_node[tensor]] = set(tensor_classes[tensor])
+        # A result lies as its op does; after that, what shares most holds together first.
+        joints.sort(
+            key=lambda x: (x[2] is not None, -len(factor_classes[x[0].id] & tensor_classes[x[1]]))
+        )
+        broken: list[tuple[Op, int]] = []
+        for op, tensor, k in joints:
+            a, b = self.node.find(self.op_node_id[op.id]), self.node.find(self.tensor_node[tensor])
+            if a == b:
+                continue
+            if k is not None and self._has_strangers(held[a] | held[b]):
+                broken.append((op, k))
+                continue
+            held[self.node.join(a, b)] = held[a] | held[b]
+        return broken
+
+    def _has_strangers(self, classes: set[int]) -> bool:
+        """Whether two classes meet in no tensor and no op."""
+        return any(self.owners[a].isdisjoint(self.owners[b]) for a, b in combinations(classes, 2))
 
     def _is_light(self, op: Op) -> bool:
         """Whether an op shares its results' node: cheap, and needs no dimension whole."""

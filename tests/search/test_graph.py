@@ -123,3 +123,14 @@ def test_readers_close_together_share_one_resharded_copy() -> None:
     graph = graph_of(lambda x, a, b: (x @ a) + (x @ b), floats(8, 4), floats(4, 4), floats(4, 4))
     shared = [n for n in graph.nodes if n.use_of is not None]
     assert len(shared) == 1
+
+
+def test_classes_that_never_meet_are_not_held_together_by_what_both_read() -> None:
+    def turned(x: Any, y: Any) -> Any:
+        angles = jnp.arange(4.0)  # of `x` and `y` alike, as a rotary embedding's
+        return x * angles, y * angles
+
+    graph = graph_of(turned, floats(8, 4), floats(16, 4))
+    (left, _), (right, _) = input_dims(graph, 0), input_dims(graph, 1)
+    assert left is not None and right is not None
+    assert not any({left, right} <= set(node.classes) for node in graph.nodes)

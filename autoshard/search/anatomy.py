@@ -123,7 +123,8 @@ def _branches(
         branch's begin, and to its end.
     """
     program = graph.program
-    depth = {x.tensor: 0 for x in program.inputs if x.role is Role.DATA and x.tensor is not None}
+    data = (x.tensor for x in program.inputs if x.role is Role.DATA)
+    depth = {t: 0 for t in data if t is not None}
     made: dict[int, Op] = {}
     found: dict[int, set[tuple[int, int]]] = {}
     for op in program.ops:
@@ -144,7 +145,7 @@ def _branches(
 
 
 def _begins(
-    program: Program, made: dict[int, Op], depth: dict[int | None, int], last: int, first: int
+    program: Program, made: dict[int, Op], depth: dict[int, int], last: int, first: int
 ) -> bool:
     """Whether one tensor was computed from another, be it before that was scaled or cast."""
     shape = program.tensors[first].shape

@@ -132,5 +132,6 @@ def test_classes_that_never_meet_are_not_held_together_by_what_both_read() -> No
 
     graph = graph_of(turned, floats(8, 4), floats(16, 4))
     (left, _), (right, _) = input_dims(graph, 0), input_dims(graph, 1)
-    assert left is not None and right is not None
+    assert left is not None
+    assert right is not None
     assert not any({left, right} <= set(node.classes) for node in graph.nodes)

@@ -117,9 +117,9 @@ def test_tight_memory(name: str, mesh: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ["mlp", "gpt", "gpt unrolled", "convnet"])
-def test_ten_plans_at_random(name: str, seed: int) -> None:
+def test_more_plans_at_random(name: str, seed: int) -> None:
     at_random(BY_NAME[name], seed + 1)
 
 

@@ -1,14 +1,17 @@
-"""CP-SAT as the closing step: the exact answer over the options still in play.
+"""CP-SAT as the closing step: the exact answer over what is still in play.
 
 Maths, and where it is built:
 
     x[i,s] in {0,1}, sum_s x[i,s] = 1                          (_choose)
     y[p,a,b] in {0,1}, sum_b y = x[a], sum_a y = x[b]           (_link): flow form, no big-M
-    sum bytes * x + sum bytes * y <= limit  at chosen times     (_limit), added lazily
-    minimise sum cost * x + sum cost * y                        (solve)
+    sum bytes * x + sum bytes * y + spare = free, spare >= 0    (_limit), added lazily
+    minimise sum cost * x + sum cost * y + sum price * spare    (close)
 
-Only times at which a found answer would overflow become rows; every answer is checked at all
-times before it is believed.
+Costs are those that the dual bound has moved (`dual.Bounds`): none is negative and their sum is what
+an answer costs above the bound, so the bound is where the solver starts, and what is cheap by
+itself is cheap in all. Times with a price have a row from the start; of the others only those at
+which a found answer would overflow get one; every answer is checked at all times before it is
+believed.
 """
 
 from __future__ import annotations
@@ -21,13 +24,16 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.sat.python import cp_model
 
+from autoshard.search.arrays import Arrays, Floats
+from autoshard.search.dual import Bounds, Dual
+from autoshard.search.fixing import InPlay, in_play
 from autoshard.search.interrupt import stopped_by_ctrl_c
-from autoshard.search.problem import Floats, Problem, Usage
+from autoshard.search.problem import Problem, Usage
 
 # Bytes are counted in units of at least one, and of this fraction of the limit.
-_BYTES_RESOLUTION = 2.0**30
-# Costs are rounded to this fraction of a known answer's cost: far below what a model can tell.
-_COST_RESOLUTION = 1e-7
+_BYTES_RESOLUTION = 2.0**40
+# Costs are rounded down to this fraction of a known answer's cost: far below what a model can tell.
+_COST_RESOLUTION = 2.0**-36
 
 
 @dataclass(frozen=True)
@@ -41,58 +47,58 @@ class Closed:
 
 
 class _Model:
-    def __init__(self, problem: Problem, keep: Sequence[Sequence[int]], unit_s: float) -> None:
-        self.problem, self.keep, self.unit_s = problem, keep, unit_s
+    def __init__(
+        self, problem: Problem, play: InPlay, bounds: Bounds, unit_s: float, room_s: float
+    ) -> None:
+        self.problem, self.play, self.unit_s, self.room_s = problem, play, unit_s, room_s
+        self.bounds = bounds
         self.model = cp_model.CpModel()
         self.x: list[dict[int, cp_model.IntVar]] = []
         self.y: list[dict[tuple[int, int], cp_model.IntVar]] = []
         self.terms: list[cp_model.IntVar] = []
         self.weights: list[int] = []
-        self.constant = problem.base_cost_s
+        self.spares: list[tuple[cp_model.IntVar, int]] = []
+        self.unit_bytes = max(1.0, problem.limit_bytes / _BYTES_RESOLUTION)
         self._choose()
         for k in range(len(problem.pairs)):
             self._link(k)
-        self.model.minimize(cp_model.LinearExpr.weighted_sum(self.terms, self.weights))
 
     def _add_cost(self, var: cp_model.IntVar, cost_s: float) -> None:
-        weight = round(cost_s / self.unit_s)
-        if weight:
+        weight = math.floor(cost_s / self.unit_s)
+        if weight > 0:
             self.terms.append(var)
             self.weights.append(weight)
 
     def _choose(self) -> None:
-        for i, variable in enumerate(self.problem.variables):
-            low = float(variable.cost_s[list(self.keep[i])].min())
-            self.constant += low
+        for i, own in enumerate(self.bounds.unary):
             row: dict[int, cp_model.IntVar] = {}
-            for s in self.keep[i]:
+            for s in self.play.options[i]:
                 row[s] = self.model.new_bool_var(f"x{i}_{s}")
-                self._add_cost(row[s], float(variable.cost_s[s]) - low)
+                self._add_cost(row[s], float(own[s]))
             self.model.add_exactly_one(row.values())
             self.x.append(row)
 
     def _link(self, k: int) -> None:
-        pair = self.problem.pairs[k]
+        pair, table = self.problem.pairs[k], self.bounds.tables[k]
         xa, xb = self.x[pair.a], self.x[pair.b]
-        table = pair.cost_s[np.ix_(list(xa), list(xb))]
-        low = float(table.min())
-        self.constant += low
         y: dict[tuple[int, int], cp_model.IntVar] = {}
-        for a in xa:
-            for b in xb:
-                y[a, b] = self.model.new_bool_var("")
-                self._add_cost(y[a, b], float(pair.cost_s[a, b]) - low)
-        for a in xa:
-            self.model.add(sum(y[a, b] for b in xb) == xa[a])
-        for b in xb:
-            self.model.add(sum(y[a, b] for a in xa) == xb[b])
+        by_a: dict[int, list[cp_model.IntVar]] = {a: [] for a in xa}
+        by_b: dict[int, list[cp_model.IntVar]] = {b: [] for b in xb}
+        for a, b in zip(*(c.tolist() for c in self.play.cells[k].nonzero()), strict=True):
+            y[a, b] = self.model.new_bool_var("")
+            self._add_cost(y[a, b], float(table[a, b]))
+            by_a[a].append(y[a, b])
+            by_b[b].append(y[a, b])
+        for side, found in ((xa, by_a), (xb, by_b)):
+            for s, var in side.items():
+                self.model.add(sum(found[s]) == var)
         self.y.append(y)
 
-    def limit(self, when: int) -> None:
-        """Bytes in use at one time must fit."""
+    def limit(self, when: int, price: float = 0.0) -> None:
+        """Bytes in use at one time must fit; what is left unused has a price per byte."""
         if math.isinf(self.problem.limit_bytes):
             return
-        unit = max(1.0, self.problem.limit_bytes / _BYTES_RESOLUTION)
+        unit = self.unit_bytes
         terms: list[cp_model.IntVar] = []
         weights: list[int] = []
 
@@ -112,12 +118,25 @@ class _Model:
             if size is not None:
                 for (a, b), var in self.y[k].items():
                     add(var, float(size[a, b]))
-        free = self.problem.limit_bytes
+        free = self.problem.limit_bytes + self.problem.hair_bytes
         if self.problem.base_bytes is not None:
             free -= float(self.problem.base_bytes[when])
-        # As elsewhere, a hair above the limit (rounding in sums of many terms) still fits.
-        bound = math.floor((free + 1e-9 * self.problem.limit_bytes) / unit)
-        self.model.add(cp_model.LinearExpr.weighted_sum(terms, weights) <= bound)
+        bound = math.floor(free / unit)
+        weight = math.floor(price * unit / self.unit_s)
+        used = cp_model.LinearExpr.weighted_sum(terms, weights)
+        if weight <= 0:
+            self.model.add(used <= bound)
+            return
+        most = bound
+        if math.isfinite(self.room_s):
+            most = min(bound, math.ceil(self.room_s / self.unit_s / weight) + 1)
+        spare = self.model.new_int_var(0, max(most, 0), "")
+        self.model.add(used + spare == bound)
+        self.terms.append(spare)
+        self.weights.append(weight)
+
+    def minimize(self) -> None:
+        self.model.minimize(cp_model.LinearExpr.weighted_sum(self.terms, self.weights))
 
     def hint(self, choice: Sequence[int]) -> None:
         self.model.clear_hints()  # type: ignore[no-untyped-call]
@@ -139,98 +158,154 @@ def _at(usage: Sequence[Usage], when: int) -> Floats | None:
 
 
 class _Better(cp_model.CpSolverSolutionCallback):
-    def __init__(self, on_better: Callable[[float], None], constant: float, unit_s: float) -> None:
+    """Passes on every better answer that fits; the solver may be wrong about the last."""
+
+    def __init__(self, rows: list[dict[int, cp_model.IntVar]], take: Callable[..., None]) -> None:
         super().__init__()
-        self.on_better, self.constant, self.unit_s = on_better, constant, unit_s
+        self.rows, self.take = rows, take
 
     def on_solution_callback(self) -> None:
-        self.on_better(self.constant + self.objective_value * self.unit_s)
+        self.take(
+            [next(s for s, var in row.items() if self.boolean_value(var)) for row in self.rows]
+        )
 
 
 def close(
     problem: Problem,
-    keep: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]] | None = None,
     *,
     hint: Sequence[int] | None,
     time_limit_s: float,
+    dual: Dual | None = None,
+    ceiling_s: float = math.inf,
     seed: int = 0,
     tolerance: float = 1e-4,
     on_better: Callable[[float], None] = lambda _: None,
 ) -> Closed:
-    """Solve over the options in `keep`, adding memory rows until the answer fits everywhere.
+    """Solve over what is in play, adding memory rows until the answer fits everywhere.
 
     Args:
         problem: the numbers.
-        keep: per variable, the options still in play.
+        keep: per variable, the options allowed; all by default.
         hint: a feasible answer to start from, or None.
         time_limit_s: wall clock for all rounds together.
+        dual: moved costs of this problem; made here if None.
+        ceiling_s: answers that cost as much are of no interest.
         seed: makes runs repeatable.
         tolerance: relative gap at which to stop.
         on_better: called with the objective of every better answer, for display.
+
+    Returns:
+        The best answer found that fits. `infeasible`: nothing is below the ceiling.
     """
     deadline = time.monotonic() + time_limit_s
-    scale = problem.cost_s(hint) if hint is not None else _rough_scale(problem)
-    unit_s = max(scale * _COST_RESOLUTION, 1e-15)
-    model = _Model(problem, keep, unit_s)
+    if dual is None:
+        dual = Dual(problem)
+        dual.sweep()
+    flat = dual.arrays
+    scale = max(abs(dual.slack().bound_s), _rough_scale(flat) * 1e-9, 1e-12)
+    if hint is not None:
+        scale = max(scale, abs(problem.cost_s(hint)))
+    unit_s = scale * _COST_RESOLUTION
+    # Prices in whole units, so that spare bytes cost exactly what the bound took for them.
+    unit_price = unit_s / max(1.0, problem.limit_bytes / _BYTES_RESOLUTION)
+    dual.set_price(np.floor(dual.price / unit_price) * unit_price)
+    bounds = dual.slack()
+    play = in_play(problem, bounds, ceiling_s, hint)
+    if keep is not None:
+        play = _within(problem, play, keep)
+    if not play.possible:
+        return Closed(None, ceiling_s, optimal=False, infeasible=True)
+    model = _Model(problem, play, bounds, unit_s, ceiling_s - bounds.bound_s)
     rows: set[int] = set()
+    for when, price in zip(dual.times, dual.price.tolist(), strict=True):
+        if price > 0:
+            rows.add(when)
+            model.limit(when, price)
     if hint is not None:
         model.hint(hint)
-        _add_peaks(model, problem, hint, rows)
-    bound_s = -math.inf
+        _add_peaks(model, flat, hint, rows)
+    model.minimize()
+    bound_s, best, best_s = bounds.bound_s, hint, math.inf if hint is None else problem.cost_s(hint)
+
+    def take(choice: Sequence[int]) -> None:
+        nonlocal best, best_s
+        array = np.asarray(choice, dtype=np.int64)
+        cost = flat.cost_s(array)
+        if cost < best_s and flat.fits(flat.used_bytes(array)):
+            best, best_s = choice, cost
+            on_better(cost)
+
+    def closed(*, optimal: bool = False, infeasible: bool = False) -> Closed:
+        found = None if best is None else tuple(int(s) for s in best)
+        return Closed(found, bound_s, optimal, infeasible)
+
     while True:
         left = deadline - time.monotonic()
         if left <= 0.05:
-            return Closed(None, bound_s, optimal=False, infeasible=False)
+            return closed()
         solver = cp_model.CpSolver()
         solver.parameters.max_time_in_seconds = left
         solver.parameters.random_seed = seed
         solver.parameters.num_workers = 2
-        solver.parameters.relative_gap_limit = tolerance
+        # The gap is asked of the whole cost, the solver knows what is above the bound.
+        solver.parameters.absolute_gap_limit = tolerance * scale / unit_s
+        solver.parameters.relative_gap_limit = 0.0
         solver.parameters.catch_sigint_signal = False
-        watcher = _Better(on_better, model.constant, unit_s)
         with stopped_by_ctrl_c(solver.stop_search):
-            status = solver.solve(model.model, watcher)
+            status = solver.solve(model.model, _Better(model.x, take))
         if status == cp_model.INFEASIBLE:
-            return Closed(None, math.inf, optimal=False, infeasible=True)
-        # One unit of rounding per chosen term at most.
-        slack = unit_s * (len(model.x) + len(model.y))
-        bound_s = max(bound_s, model.constant + solver.best_objective_bound * unit_s - slack)
+            bound_s = max(bound_s, min(ceiling_s, best_s))
+            return closed(optimal=best is not None, infeasible=best is None)
+        # Weights were rounded down, so the bound stands.
+        bound_s = max(bound_s, bounds.bound_s + max(solver.best_objective_bound, 0.0) * unit_s)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return Closed(None, bound_s, optimal=False, infeasible=False)
+            return closed()
         choice = tuple(
             next(s for s, var in row.items() if solver.boolean_value(var)) for row in model.x
         )
-        if not _add_violated(model, problem, choice, rows):
-            return Closed(choice, bound_s, status == cp_model.OPTIMAL, infeasible=False)
+        take(choice)
+        if not _add_violated(model, flat, choice, rows):
+            return closed(optimal=status == cp_model.OPTIMAL)
         model.hint(choice)
 
 
-def _rough_scale(problem: Problem) -> float:
-    return max(sum(float(v.cost_s.max(initial=0.0)) for v in problem.variables), 1e-9)
+def _within(problem: Problem, play: InPlay, keep: Sequence[Sequence[int]]) -> InPlay:
+    options = [sorted(set(mine) & set(k)) for mine, k in zip(play.options, keep, strict=True)]
+    cells = []
+    for p, cell in zip(problem.pairs, play.cells, strict=True):
+        may = np.zeros_like(cell)
+        may[np.ix_(options[p.a], options[p.b])] = True
+        cells.append(cell & may)
+    return InPlay(options, tuple(cells))
+
+
+def _rough_scale(flat: Arrays) -> float:
+    return float(flat.unary.max(initial=0.0)) + float(flat.graph.table.max(initial=0.0))
 
 
 def _add_peaks(
-    model: _Model, problem: Problem, choice: Sequence[int], rows: set[int], most: int = 3
+    model: _Model, flat: Arrays, choice: Sequence[int], rows: set[int], most: int = 3
 ) -> None:
-    used = problem.usage_bytes(choice)
-    for when in np.argsort(-used)[:most]:
-        if int(when) not in rows:
-            rows.add(int(when))
-            model.limit(int(when))
+    spare = flat.free_bytes - flat.used_bytes(np.asarray(choice, dtype=np.int64))
+    for when in np.argsort(spare)[:most].tolist():
+        if when not in rows:
+            rows.add(when)
+            model.limit(when)
 
 
 def _add_violated(
-    model: _Model, problem: Problem, choice: Sequence[int], rows: set[int], most: int = 6
+    model: _Model, flat: Arrays, choice: Sequence[int], rows: set[int], most: int = 6
 ) -> bool:
     """Add rows at the worst overflows, spread over the program; False when all fits."""
-    used = problem.usage_bytes(choice)
-    over = np.flatnonzero(used > problem.limit_bytes * (1 + 1e-9))
-    if len(over) == 0:
+    used = flat.used_bytes(np.asarray(choice, dtype=np.int64))
+    if flat.fits(used):
         return False
+    excess = used - flat.free_bytes
     added = 0
-    for block in np.array_split(over, most):
+    for block in np.array_split(np.flatnonzero(excess > flat.hair_bytes), most):
         if len(block):
-            when = int(block[np.argmax(used[block])])
+            when = int(block[np.argmax(excess[block])])
             if when not in rows:
                 rows.add(when)
                 model.limit(when)

@@ -1,9 +1,9 @@
 """Options that another option of the same variable beats whatever the others do.
 
 Dead-end elimination with memory (Goldstein, "Efficient rotamer elimination applied to protein
-side-chains", Biophysical Journal 66(5), 1994, has it without): option a is dropped for option b if
+side-chains", Biophysical Journal 66(5), 1994, has it without). Option a is dropped for option b if
 
-    cost[a] - cost[b] + sum over neighbours j of min over x_j of (table[a, x_j] - table[b, x_j]) >= 0
+    cost[a] - cost[b] + sum over neighbours j of min over x of (table[a, x] - table[b, x]) >= 0
 
 and b uses no more bytes than a at any time, whatever the neighbours do.
 """
@@ -20,6 +20,8 @@ from autoshard.search.problem import Floats, Usage
 
 # Cells looked at in one go: bounds memory, and keeps it in cache.
 _CHUNK = 1 << 20
+# Up to this many options looking at fewer samples costs less than it saves.
+_FEW = 16
 
 
 def dominated(
@@ -36,20 +38,28 @@ def dominated(
         usage: bytes per option.
         pair_usage: bytes `[options, a neighbour's options]`.
     """
+    with np.errstate(invalid="ignore"):  # two infinities differ by nan, which is seen to below
+        return _dominated(cost, tables, usage, pair_usage)
+
+
+def _dominated(
+    cost: Floats, tables: Sequence[Floats], usage: Sequence[Usage], pair_usage: Sequence[Usage]
+) -> NDArray[np.bool_]:
     n = len(cost)
     worse, better = _candidates(cost, tables)
     if usage and len(worse):
-        steps = np.unique(steps_bytes(usage), axis=0)
-        fits = _all(steps.T, worse, better)
+        fits = _all(steps_bytes(usage).T, worse, better)
         worse, better = worse[fits], better[fits]
     for u in pair_usage:
         fits = _all(u.size_bytes, worse, better)
         worse, better = worse[fits], better[fits]
     worse, better = _exactly(cost, tables, worse, better)
+    gone = np.zeros(n, dtype=bool)
+    if not len(worse):
+        return gone
     beats = np.zeros((n, n), dtype=bool)
     beats[worse, better] = True
-    gone = np.zeros(n, dtype=bool)
-    for a in np.unique(worse):
+    for a in np.flatnonzero(beats.any(axis=1)):
         who = np.flatnonzero(beats[a] & ~gone)
         gone[a] = bool((~beats[who, a] | (who < a)).any())
     return gone
@@ -58,7 +68,7 @@ def dominated(
 def _candidates(cost: Floats, tables: Sequence[Floats]) -> tuple[Ints, Ints]:
     """Pairs (a, b) in which a costs no less than b in a few sample answers of the neighbours."""
     may = np.ones((len(cost), len(cost)), dtype=bool)
-    for sample in (0.0, 0.3, 0.7, 1.0):
+    for sample in (0.0, 1.0) if len(cost) < _FEW else (0.0, 0.3, 0.7, 1.0):
         total = cost.copy()
         for table in tables:
             total += table[:, int(sample * (table.shape[1] - 1))]
@@ -71,6 +81,8 @@ def _candidates(cost: Floats, tables: Sequence[Floats]) -> tuple[Ints, Ints]:
 
 def _all(size: Floats, a: Ints, b: Ints) -> NDArray[np.bool_]:
     """Where row a is nowhere below row b."""
+    if len(a) * size.shape[1] <= _CHUNK:
+        return np.asarray((size[a] >= size[b]).all(axis=1))
     step = max(_CHUNK // max(size.shape[1], 1), 1)
     parts = [
         (size[a[k : k + step]] >= size[b[k : k + step]]).all(axis=1) for k in range(0, len(a), step)
@@ -85,29 +97,24 @@ def _exactly(cost: Floats, tables: Sequence[Floats], a: Ints, b: Ints) -> tuple[
     rest = np.array(sum((t[:, 0] for t in tables), np.zeros(len(cost))))
     for table in tables:
         if len(a) == 0:
-            break
-        with np.errstate(invalid="ignore"):
-            rest -= table[:, 0]
+            return a, b
         step = max(_CHUNK // table.shape[1], 1)
-        least = np.concatenate(
-            [
-                _difference(table[a[k : k + step]], table[b[k : k + step]])
-                for k in range(0, len(a), step)
-            ]
-        )
-        more = more + least
-        with np.errstate(invalid="ignore"):
+        parts = [
+            _difference(table[a[k : k + step]], table[b[k : k + step]])
+            for k in range(0, len(a), step)
+        ]
+        more = more + (parts[0] if len(parts) == 1 else np.concatenate(parts))
+        rest -= table[:, 0]
+        if len(a) > _FEW * _FEW:
             stay = ~(more + rest[a] - rest[b] < -1e-9 * np.abs(more))
-        a, b, more = a[stay], b[stay], more[stay]
+            a, b, more = a[stay], b[stay], more[stay]
     stay = more >= 0
     return a[stay], b[stay]
 
 
 def _difference(first: Floats, second: Floats) -> Floats:
-    with np.errstate(invalid="ignore"):
-        difference = first - second
-    # Where `first` is forbidden it is no better, whatever `second` costs.
-    return np.where(np.isnan(difference), np.inf, difference).min(axis=1)
+    # Where `first` is forbidden it is no better, whatever `second` costs: fmin passes over nan.
+    return np.asarray(np.fmin.reduce(first - second, axis=1, initial=np.inf))
 
 
 def steps_bytes(usage: Sequence[Usage]) -> Floats:

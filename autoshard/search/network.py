@@ -115,6 +115,9 @@ class Network:
         return edge.usage if edge.a == i else [_turned(u) for u in edge.usage]
 
     def _cut(self, edge: Edge) -> None:
+        options = self.options
+        if edge.options_a is options[edge.a] and edge.options_b is options[edge.b]:
+            return
         for axis, (had, has) in enumerate(
             ((edge.options_a, self.options[edge.a]), (edge.options_b, self.options[edge.b]))
         ):

@@ -73,6 +73,11 @@ class Problem:
     base_cost_s: float = 0.0
     base_bytes: Floats | None = None
 
+    @property
+    def hair_bytes(self) -> float:
+        """Overflow that is put down to rounding in sums of many terms: less than one byte."""
+        return min(1e-12 * self.limit_bytes, 0.5)
+
     @cached_property
     def near(self) -> tuple[tuple[tuple[int, int, bool], ...], ...]:
         """Per variable: (pair, the variable at its other end, whether this one comes first)."""

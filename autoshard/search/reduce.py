@@ -97,10 +97,14 @@ class _Reducer:
             if len(possible) < len(net.cost[i]):
                 net.restrict(i, possible)
         work, edges = sorted(net.live), self._edges(net.live)
+        timed = False
         while work:
             if not contract(net, edges):
                 return self._impossible()
-            self._retime()
+            if not timed:
+                # Fewer times, fewer bytes to compare below.
+                self._retime()
+                timed = True
             work, changed = self._shrink([i for i in work if i in net.live])
             edges = self._edges(changed)
             work = sorted({j for i in changed if i in net.live for j in (i, *net.near[i])})

@@ -6,16 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from autoshard.search.arrays import arrays
 from autoshard.search.cpsat import close
 from autoshard.search.dual import Best, Dual, ascend, polish
+from autoshard.search.fixing import in_play
 from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep, Reduced, reduce
 
 # CP-SAT gets the options that reduced costs leave; beyond this many pair variables it would only
 # burn time, and the answer keeps the dual bound's gap.
 MOST_PAIRS = 60_000
+# Bounding may take this part of the time left.
+_BOUNDING = 0.25
+# What is left in play is reduced and bounded anew if it is at most this part of the options ...
+_SHRINKS = 0.9
+# ... and at most this often.
+_ROUNDS = 3
 
 OnBetter = Callable[[float, float], None]
 
@@ -71,77 +77,109 @@ def solve(
     deadline = time.monotonic() + time_limit_s
     reduced = reduce(problem, keep)
     small = reduced.problem
-    if reduced.infeasible or small.unavoidable_bytes() > small.limit_bytes * (1 + 1e-9):
+    if reduced.infeasible or small.unavoidable_bytes() > small.limit_bytes + small.hair_bytes:
         return Solution(None, float("inf"), float("inf"), infeasible=True)
+    flat = arrays(small)
     best = Best(None, float("inf"), float("-inf"))
     for hint in hints:
         lowered = reduced.lower(hint)
         if lowered is not None:
-            best.offer(small, lowered)
-            best.offer(small, polish(small, lowered, {}))
+            best.offer(flat, lowered)
+            best.offer(flat, polish(small, lowered, {}))
     if best.choice is not None:
         on_better(best.cost_s, best.bound_s)
     dual = ascend(
         small,
         best,
-        deadline=deadline,
+        deadline=_part(deadline, _BOUNDING) if exact else deadline,
         tolerance=tolerance,
         cutoff_s=cutoff_s,
         max_sweeps=max_sweeps,
+        flat=flat,
     )
     on_better(best.cost_s, best.bound_s)
     infeasible = False
     if exact and best.gap() > tolerance and best.bound_s < cutoff_s:
-        infeasible = _close(small, dual, best, cutoff_s, deadline, tolerance, seed, on_better)
+        infeasible = _Closing(small, best, cutoff_s, deadline, tolerance, seed, on_better).run(
+            dual, max_sweeps
+        )
     choice = reduced.lift(best.choice) if best.choice is not None else None
     return Solution(choice, best.cost_s, best.bound_s, infeasible)
 
 
-def _close(
-    small: Problem,
-    dual: Dual,
-    best: Best,
-    cutoff_s: float,
-    deadline: float,
-    tolerance: float,
-    seed: int,
-    on_better: OnBetter,
-) -> bool:
-    """CP-SAT over what reduced costs leave; returns whether nothing fits at all."""
-    slack = dual.slack()
-    ceiling = min(best.cost_s, cutoff_s)
-    room = ceiling - slack.bound_s
-    keep: Keep = [
-        [int(s) for s in np.flatnonzero(row <= room * (1 + 1e-6) + 1e-12)]
-        for row in slack.option_slack_s
-    ]
-    if any(not k for k in keep):
-        best.bound_s = max(best.bound_s, ceiling)
+@dataclass
+class _Closing:
+    """What the bound leaves in play: cut down for as long as that helps, then CP-SAT."""
+
+    small: Problem
+    best: Best
+    cutoff_s: float
+    deadline: float
+    tolerance: float
+    seed: int
+    on_better: OnBetter
+
+    def run(self, dual: Dual, max_sweeps: int) -> bool:
+        """Improve `best`; returns whether nothing fits at all."""
+        best, core, lifts = self.best, self.small, list[Reduced]()
+        hint = best.choice
+        while True:
+            ceiling = min(best.cost_s, self.cutoff_s)
+            play = in_play(core, dual.slack(), ceiling, hint)
+            if not play.possible:
+                best.bound_s = max(best.bound_s, ceiling)
+                return False
+            options = sum(len(v.cost_s) for v in core.variables)
+            if sum(map(len, play.options)) > _SHRINKS * options or len(lifts) >= _ROUNDS:
+                break
+            lifts.append(reduce(core, play.options))
+            core = lifts[-1].problem
+            if lifts[-1].infeasible:
+                best.bound_s = max(best.bound_s, ceiling)
+                return False
+            hint = lifts[-1].lower(hint) if hint is not None else None
+            inner = Best(hint, best.cost_s, float("-inf"))
+            dual = ascend(
+                core,
+                inner,
+                deadline=_part(self.deadline, _BOUNDING),
+                tolerance=self.tolerance,
+                cutoff_s=ceiling,
+                max_sweeps=max_sweeps,
+            )
+            if inner.choice is not None and inner.cost_s < best.cost_s:
+                hint = inner.choice
+                self._take(inner.choice, lifts)
+            best.bound_s = max(best.bound_s, min(inner.bound_s, ceiling))
+            if best.gap() <= self.tolerance or inner.bound_s >= ceiling:
+                return False
+        if play.count() > MOST_PAIRS and best.choice is not None:
+            return False
+        closed = close(
+            core,
+            hint=hint,
+            time_limit_s=max(self.deadline - time.monotonic(), 0.2),
+            dual=dual,
+            ceiling_s=ceiling,
+            seed=self.seed,
+            tolerance=self.tolerance,
+            on_better=lambda cost: self.on_better(cost, best.bound_s),
+        )
+        if closed.choice is not None:
+            self._take(closed.choice, lifts)
+        if closed.infeasible:
+            best.bound_s = max(best.bound_s, ceiling)
+            return best.choice is None and ceiling == float("inf")
+        best.bound_s = max(best.bound_s, min(closed.bound_s, ceiling))
         return False
-    if best.choice is not None:
-        for k, s in zip(keep, best.choice, strict=True):
-            if s not in k:
-                k.append(s)
-                k.sort()
-    core: Reduced = reduce(small, keep)
-    size = sum(p.cost_s.size for p in core.problem.pairs)
-    if size > MOST_PAIRS and best.choice is not None:
-        return False
-    hint = core.lower(best.choice) if best.choice is not None else None
-    left = max(deadline - time.monotonic(), 0.2)
-    closed = close(
-        core.problem,
-        [list(range(len(v.cost_s))) for v in core.problem.variables],
-        hint=hint,
-        time_limit_s=left,
-        seed=seed,
-        tolerance=tolerance,
-        on_better=lambda cost: on_better(cost, best.bound_s),
-    )
-    if closed.choice is not None:
-        best.offer(small, core.lift(closed.choice))
-    if closed.infeasible:
-        best.bound_s = max(best.bound_s, ceiling)
-        return best.choice is None and ceiling == float("inf")
-    best.bound_s = max(best.bound_s, min(closed.bound_s, ceiling))
-    return False
+
+    def _take(self, choice: Sequence[int], lifts: Sequence[Reduced]) -> None:
+        for lift in reversed(lifts):
+            choice = lift.lift(choice)
+        self.best.offer(arrays(self.small), choice)
+
+
+def _part(deadline: float, share: float) -> float:
+    """When a share of the time left will be over."""
+    now = time.monotonic()
+    return now + share * (deadline - now)

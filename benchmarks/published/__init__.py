@@ -1,1 +1,1 @@
-"""Training runs that others measured and published, beside what our cost model predicts for them."""
+"""Training runs that others measured and published, beside what our cost model predicts."""

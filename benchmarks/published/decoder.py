@@ -18,6 +18,7 @@ from benchmarks.published.flash import flash_attention
 
 Params = dict[str, Any]
 
+_SAVE_WEIGHT_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 REMAT = ("none", "selective", "dots", "full")
 
 
@@ -34,8 +35,10 @@ class Config:
         flash: attention by one kernel; else its scores are written out.
         flash_rate: see `flash.flash_attention`.
         causal_kernel: whether that kernel skips the masked half.
-        remat: what backward computes again: "none", "selective" (scores), "full" (layers).
-        logits_dtype: that the loss sees; the wider one is stored.
+        remat: what backward computes again: "none", "selective" (scores), "dots" (all but weight
+            products), "full" (layers).
+        remat_last: whether a layer's last product is computed again, too. XLA drops it, since
+            nobody reads it; frameworks that call the layer again do not.
     """
 
     layers: int
@@ -54,6 +57,7 @@ class Config:
     flash_rate: float = 1.0
     causal_kernel: bool = True
     remat: str = "none"
+    remat_last: bool = False
 
 
 def shapes(config: Config) -> Params:
@@ -129,7 +133,17 @@ def _mlp(weight: Params, x: jax.Array, config: Config) -> jax.Array:
 
 def _layer(weight: Params, x: jax.Array, config: Config) -> jax.Array:
     x = x + _attention(weight, parts.rms_norm(weight["norm1"], x), config)
-    return x + _mlp(weight, parts.rms_norm(weight["norm2"], x), config)
+    x = x + _mlp(weight, parts.rms_norm(weight["norm2"], x), config)
+    return _needed(x) if config.remat_last else x
+
+
+@jax.custom_vjp
+def _needed(x: jax.Array) -> jax.Array:
+    """`x`, which backward asks for."""
+    return x
+
+
+_needed.defvjp(lambda x: (x, x), lambda x, grad: (grad + 0 * x,))
 
 
 def loss(params: Params, tokens: jax.Array, targets: jax.Array, config: Config) -> jax.Array:
@@ -137,7 +151,12 @@ def loss(params: Params, tokens: jax.Array, targets: jax.Array, config: Config) 
     x = params["embed"][tokens]
     if config.learned_positions:
         x = x + params["position"]
-    layer = lambda weight, x: _layer(weight, x, config)  # noqa: E731
+
+    def layer(weight: Params, x: jax.Array) -> jax.Array:
+        return _layer(weight, x, config)
+
+    if config.remat == "dots":
+        layer = jax.checkpoint(layer, policy=_SAVE_WEIGHT_PRODUCTS, prevent_cse=False)
     x = parts.run_layers(layer, params["layers"], x, scan=True, remat=config.remat == "full")
     x = parts.rms_norm(params["final_norm"], x)
     head = params["embed"].T if config.tied else params["head"]

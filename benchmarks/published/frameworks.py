@@ -21,13 +21,15 @@ class Framework:
         source: where this is known from.
         eager: kernels are launched one by one by a Python process.
         overlap: whether gradients and gathered parameters travel beside matmuls.
-        flash: attention as one kernel.
+        flash: the kernel of `KERNELS` that attention is; "" where scores go through memory.
         causal_kernel: whether that kernel skips the masked half.
         param_dtype: of parameters at rest; "compute" is the dtype computed in.
         master: float32 copies beside parameters of 16 bits.
         grad_dtype: of gradients that are added up; "compute" as above.
         local_sums: gradients stay on each replica until the last microbatch.
         remat: where the row does not say.
+        sequence_parallel: under tensor parallelism the residual stream is cut, where the row does
+            not say.
         tied: whether embedding and output projection are one, where the row does not say.
         learned_positions: a table of positions.
         pad_vocab: multiple that the vocabulary is padded to, per tensor shard.
@@ -37,13 +39,14 @@ class Framework:
     source: str
     eager: bool = True
     overlap: bool = True
-    flash: bool = True
+    flash: str = "flash2"
     causal_kernel: bool = True
     param_dtype: str = "compute"
     master: bool = True
     grad_dtype: str = "float32"
     local_sums: bool = True
     remat: str = "none"
+    sequence_parallel: bool = False
     tied: bool = True
     learned_positions: bool = True
     pad_vocab: int = 128
@@ -68,19 +71,23 @@ FRAMEWORKS = (
         source="Narayanan et al., arXiv:2104.04473; Korthikanti et al., arXiv:2205.05198, section "
         "6.3: gradients are reduced after the last microbatch, beside nothing",
         overlap=False,
-        flash=False,
+        flash="",
         remat="full",
     ),
     Framework(
         pattern=r"^DeepSpeed ZeRO-3",
-        source="Rajbhandari et al., arXiv:1910.02054; Narayanan et al., arXiv:2104.04473, 5.2",
-        flash=False,
+        source="Narayanan et al., arXiv:2104.04473, section 5.2; DeepSpeed, config JSON: "
+        "overlap_comm is off unless asked for",
+        overlap=False,
+        flash="",
         local_sums=False,
         remat="full",
     ),
     Framework(
         pattern=r"^Megatron-(Core|Bridge)",
-        source="Megatron-Core's --overlap-grad-reduce and --overlap-param-gather",
+        source="Megatron-Core's --overlap-grad-reduce, --overlap-param-gather and, with tensor "
+        "parallelism, --sequence-parallel",
+        sequence_parallel=True,
         learned_positions=False,
         tied=False,
     ),
@@ -93,7 +100,8 @@ FRAMEWORKS = (
     Framework(
         pattern=r"^Composer",
         source="PyTorch FSDP, arXiv:2304.11277: float32 shards, gathered and reduced in "
-        "bfloat16 in every microbatch; llm-foundry attn_impl triton or flash",
+        "bfloat16 in every microbatch; llm-foundry's attn_impl triton",
+        flash="flash1",
         param_dtype="float32",
         master=False,
         local_sums=False,
@@ -101,14 +109,14 @@ FRAMEWORKS = (
     Framework(
         pattern=r"^OneFlow",
         source="OneFlow-Benchmark, LanguageModeling/GPT",
-        flash=False,
+        flash="",
         remat="full",
     ),
     replace(
         _XLA,
         pattern=r"^Alpa",
         source="Alpa, benchmark/alpa: fp16 parameters and float32 master copies, unfused scores",
-        flash=False,
+        flash="",
         param_dtype="compute",
         master=True,
         grad_dtype="compute",
@@ -117,8 +125,30 @@ FRAMEWORKS = (
         remat="none",
         overlap=False,
     ),
-    replace(_XLA, pattern=r"JAX|Levanter", source=_XLA.source),
+    replace(
+        _XLA,
+        pattern=r"JAX|Levanter",
+        source="MaxText, base.yml: logical axis rules put activation_embed on the tensor axis",
+        sequence_parallel=True,
+    ),
 )
+
+# Attention kernels, forward and backward: part of the chip's peak that they reach, by family.
+# * FlashAttention reaches 25 to 40 % on A100, FlashAttention-2 50 to 73 % (Dao, arXiv:2307.08691,
+#   abstract and introduction; the middles here), and 35 % on H100 (Shah et al., arXiv:2407.08608,
+#   abstract). FlashAttention on H100 is taken to be as much slower as it is on A100.
+# * Elsewhere nothing is published that we know of; half of the peak is assumed.
+KERNELS: dict[str, dict[str, float]] = {
+    "flash1": {"a100": 0.325, "h100": 0.35 * 0.325 / 0.615, "": 0.5},
+    "flash2": {"a100": 0.615, "h100": 0.35, "": 0.5},
+}
+
+
+def kernel_rate(framework: Framework, family: str) -> float:
+    """What the framework's attention kernel reaches of a chip family's peak."""
+    rates = KERNELS[framework.flash]
+    return rates.get(family, rates[""])
+
 
 _HALF = re.compile(r"fp16|float16")
 

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="published runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--group", help="only groups whose name contains this")
+    parser.add_argument("--fit", action="store_true", help=f"fit anew, write {_FITTED.name}")
     parser.add_argument("--rows", action="store_true", help="list every row")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = [read(record) for file in args.files for record in json.loads(file.read_text())]
     if args.group:
         rows = [row for row in rows if args.group in row.group]
+    if args.fit:
+        _fit(rows, [f.name for f in args.files])
     result = evaluate(rows, _fitted(), listed=args.rows)
     result["command"] = f"python -m benchmarks published {' '.join(f.name for f in args.files)}"
     if args.json:
@@ -41,6 +44,32 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print("\n".join(_table(result)))
     return 0
+
+
+def _fit(rows: Sequence[Any], files: Sequence[str]) -> None:
+    from benchmarks.published.fit import fit
+
+    cases, _ = _cases(rows)
+    command = f"python -m benchmarks published {' '.join(files)} --fit"
+    found = {"command": command, "families": fit(cases)}
+    _FITTED.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _cases(rows: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[dict[str, Any]]]:
+    """Rows that can be expressed, runs of one program together so that it is traced once."""
+    from benchmarks.published.predict import Unsupported, case_of
+
+    cases, unsupported = [], []
+    for row in rows:
+        try:
+            cases.append((row, case_of(row)))
+        except Unsupported as error:
+            unsupported.append(_unsupported(row, error))
+    return sorted(cases, key=lambda pair: (repr(pair[1]), pair[0].id)), unsupported
+
+
+def _unsupported(row: Any, error: Exception) -> dict[str, Any]:
+    return {"id": row.id, "group": row.group or None, "reason": str(error)}
 
 
 def _fitted() -> dict[str, dict[str, float]]:
@@ -54,29 +83,28 @@ def evaluate(
     rows: Sequence[Any], fitted: dict[str, dict[str, float]], *, listed: bool = False
 ) -> dict[str, Any]:
     """Predict every row and score the groups."""
-    from benchmarks.published.predict import Unsupported, case_of, predict
+    from benchmarks.published.fit import is_fitted_on
+    from benchmarks.published.predict import Unsupported, efficiency_of, predict
     from benchmarks.published.score import Scored, groups, summary
 
-    cases, unsupported = [], []
-    for row in rows:
-        try:
-            cases.append((row, case_of(row)))
-        except Unsupported as error:
-            unsupported.append({"id": row.id, "group": row.group or None, "reason": str(error)})
-    # Runs of one program follow each other, so that it is traced once.
-    cases.sort(key=lambda pair: (repr(pair[1]), pair[0].id))
+    cases, unsupported = _cases(rows)
     scored = []
     for n, (row, case) in enumerate(cases):
         if n % 20 == 0:
             print(f"published: {n} of {len(cases)} runs", file=sys.stderr)
         try:
-            scored.append(Scored(row, predict(row, case, fitted)))
+            predicted = predict(row, case, efficiency_of(row, fitted))
+            scored.append(Scored(row, predicted, is_fitted_on(row)))
         except Unsupported as error:
-            unsupported.append({"id": row.id, "group": row.group or None, "reason": str(error)})
+            unsupported.append(_unsupported(row, error))
     found = {
         "groups": groups(scored),
         "unsupported": unsupported,
-        "summary": {"all": summary(scored)},
+        "summary": {
+            "held_out": summary([s for s in scored if not s.fitted]),
+            "fitted_on": summary([s for s in scored if s.fitted]),
+            "all": summary(scored),
+        },
     }
     if listed:
         found["rows"] = [

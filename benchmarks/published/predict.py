@@ -22,18 +22,19 @@ from benchmarks.published.frameworks import (
     UnknownFramework,
     compute_dtype,
     framework_of,
+    kernel_rate,
     remat_of,
 )
-from benchmarks.published.hardware import chip_of, machine_of
+from benchmarks.published.hardware import UnknownMachine, chip_of, machine_of
 from benchmarks.published.layouts import allowed, mesh_sizes
-from benchmarks.published.rows import Row
+from benchmarks.published.rows import Layout, Row
 
 # Layouts are given, so memory is a result and no limit.
 _NO_LIMIT_BYTES = 1e15
 _SWEEPS = 40
-# A launch by PyTorch with its Python and autograd.
-_LAUNCH_S = 12e-6
-_LAUNCHES_OF_COLLECTIVE = 2
+# A collective is called through a process group, which records and waits for events on top of the
+# launch; about this many launches' time.
+_LAUNCHES_OF_COLLECTIVE = 4
 
 
 class Unsupported(Exception):
@@ -46,24 +47,39 @@ class Case:
 
     config: decoder.Config
     recipe: training.Recipe
-    sizes: tuple[tuple[str, int], ...]
+    layout: Layout
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The two fitted numbers of a chip family, as factors on the catalogue's."""
+    """The two fitted numbers of a chip family: see `fit.py`.
 
-    matmul: float = 1.0
+    Attributes:
+        memory: what kernels reach of the memory rate that the catalogue says can be reached.
+        launch_s: for which a Python process is busy launching one kernel.
+    """
+
     memory: float = 1.0
-    launch: float = 1.0
+    launch_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the cost model says."""
+    """What the cost model says.
 
-    step_s: float
+    Attributes:
+        device_s: of one step on the devices.
+        launched_s: before which a Python process has not launched all kernels; 0 if compiled.
+        peak_bytes: on one device.
+    """
+
+    device_s: float
+    launched_s: float
     peak_bytes: float
+
+    @property
+    def step_s(self) -> float:
+        return max(self.device_s, self.launched_s)
 
 
 def case_of(row: Row) -> Case:
@@ -95,12 +111,15 @@ def case_of(row: Row) -> Case:
         raise Unsupported(str(error)) from error
     recipe = _recipe(row, framework)
     config = _config(row, framework, remat)
-    return Case(config, recipe, mesh_sizes(layout))
+    if layout.sequence_parallel is None:
+        layout = replace(layout, sequence_parallel=framework.sequence_parallel)
+    return Case(config, recipe, layout)
 
 
 def _recipe(row: Row, framework: Framework) -> training.Recipe:
     layout = row.layout
-    assert layout is not None and row.global_batch is not None
+    assert layout is not None
+    assert row.global_batch is not None
     replicas = layout.data * layout.fsdp
     each = row.global_batch / replicas
     of_one = min(row.microbatch or each, each)
@@ -147,10 +166,23 @@ def _config(row: Row, framework: Framework, remat: str) -> decoder.Config:
         tied=model.get("tied_embeddings", framework.tied),
         learned_positions=framework.learned_positions,
         compute_dtype=compute_dtype(row),
-        flash=framework.flash,
+        flash=bool(framework.flash),
+        flash_rate=_flash_rate(row, framework),
         causal_kernel=framework.causal_kernel,
         remat=remat,
+        remat_last=framework.eager and remat == "full",
     )
+
+
+def _flash_rate(row: Row, framework: Framework) -> float:
+    """Of the attention kernel, over the rate of large matmuls."""
+    if not framework.flash:
+        return 1.0
+    try:
+        efficiency = machine_of(row).chip.matmul_efficiency
+    except AutoshardError as error:
+        raise Unsupported(str(error)) from error
+    return kernel_rate(framework, family_of(row)) / efficiency
 
 
 _VOCAB = 51200  # GPT-2's 50257 padded as Megatron does (Narayanan et al., table 1)
@@ -171,27 +203,25 @@ def _analysis(config: decoder.Config, recipe: training.Recipe) -> Analysis:
     return Analysis(traced.program)
 
 
-def predict(row: Row, case: Case, fitted: Mapping[str, Mapping[str, float]]) -> Predicted:
+def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     """Step time and peak of a run.
 
     Args:
         row: the run.
         case: from `case_of`.
-        fitted: the factors of `Efficiency` per chip family; the catalogue's numbers elsewhere.
+        efficiency: from `efficiency_of`.
 
     Raises:
         Unsupported: its machine or its mesh cannot be had.
     """
-    assert row.layout is not None
     try:
-        efficiency = Efficiency(**fitted.get(family_of(row), {}))
         machine = tuned(machine_of(row), framework_of(row), efficiency)
-        mesh = mesh_from_sizes(machine, dict(case.sizes))
+        mesh = mesh_from_sizes(machine, dict(mesh_sizes(case.layout)))
     except (AutoshardError, ValueError) as error:
         raise Unsupported(str(error)) from error
     numbers = build_problem(_analysis(case.config, case.recipe), machine, mesh, _NO_LIMIT_BYTES)
     solution = solve(
-        numbers.problem, keep=allowed(numbers, row.layout), exact=False, max_sweeps=_SWEEPS
+        numbers.problem, keep=allowed(numbers, case.layout), exact=False, max_sweeps=_SWEEPS
     )
     if solution.choice is None:
         raise Unsupported("no layout follows the strategy")
@@ -199,8 +229,8 @@ def predict(row: Row, case: Case, fitted: Mapping[str, Mapping[str, float]]) -> 
     collectives = answer.collectives()
     found = answer.prediction(collectives)
     hidden_s = _hidden_sums_s(collectives, found.compute_s, case.recipe, machine.chip.overlap)
-    step_s = max(found.step_s - hidden_s, _launched_s(row, case, collectives, efficiency))
-    return Predicted(step_s, found.peak_bytes)
+    launched_s = _launched_s(row, case, collectives, efficiency)
+    return Predicted(found.step_s - hidden_s, launched_s, found.peak_bytes)
 
 
 def _hidden_sums_s(
@@ -234,7 +264,7 @@ def _launched_s(
         program.times(op.region) for op in program.ops if op.rule.op_class is not OpClass.FREE
     )
     kernels += _LAUNCHES_OF_COLLECTIVE * sum(c.count for c in collectives)
-    return kernels * _LAUNCH_S * efficiency.launch
+    return kernels * efficiency.launch_s
 
 
 def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Machine:
@@ -244,7 +274,6 @@ def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Mac
         machine,
         chip=replace(
             chip,
-            matmul_efficiency=chip.matmul_efficiency * efficiency.matmul,
             memory_efficiency=chip.memory_efficiency * efficiency.memory,
             overlap=chip.overlap if framework.overlap else Overlap(),
         ),
@@ -254,3 +283,16 @@ def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Mac
 def family_of(row: Row) -> str:
     """Chips that share fitted numbers."""
     return chip_of(row).split("-")[0]
+
+
+def efficiency_of(row: Row, fitted: Mapping[str, Mapping[str, float]]) -> Efficiency:
+    """What was fitted for the row's chip family; the catalogue's numbers where nothing was.
+
+    Raises:
+        Unsupported: the chip is not in the catalogue.
+    """
+    try:
+        found = fitted.get(family_of(row), {})
+    except UnknownMachine as error:
+        raise Unsupported(str(error)) from error
+    return Efficiency(found.get("memory", 1.0), found.get("launch_s", 0.0))

@@ -14,7 +14,12 @@ _GIB, _GB = 2.0**30, 1e9
 
 @dataclass(frozen=True)
 class Layout:
-    """Devices along each dimension; 1 where the source names none."""
+    """Devices along each dimension; 1 where the source names none.
+
+    Attributes:
+        zero: stage of the optimizer's sharding.
+        sequence_parallel: None where the source does not say.
+    """
 
     data: int = 1
     fsdp: int = 1
@@ -22,7 +27,7 @@ class Layout:
     context: int = 1
     expert: int = 1
     zero: int = 0
-    sequence_parallel: bool = False
+    sequence_parallel: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _layout(record: Mapping[str, Any]) -> Layout | None:
         context=said.get("context") or 1,
         expert=said.get("expert") or 1,
         zero=said.get("zero") or 0,
-        sequence_parallel=bool(said.get("seq_parallel")),
+        sequence_parallel=said.get("seq_parallel"),
     )
     rest = found.fsdp * found.tensor * found.context * (said.get("pipe") or 1)
     if said.get("data") is None and record["chips"] and record["chips"] % rest == 0:

@@ -73,6 +73,17 @@ class Dual:
         self._columns: list[Floats] = []
         self.unary = self.arrays.unary.copy()
 
+    def copy(self) -> Dual:
+        """The same costs, messages and prices, to go on from separately."""
+        twin = object.__new__(Dual)
+        twin.arrays, twin.graph, twin.messages = self.arrays, self.graph, self.messages.copy()
+        if self.graph.table is not self.arrays.graph.table:
+            twin.graph = self.graph._replace(table=self.graph.table.copy())
+            twin.messages.rebase(twin.graph)
+        twin.times, twin._columns = list(self.times), list(self._columns)
+        twin.price, twin.unary = self.price, self.unary
+        return twin
+
     def sweep(self) -> float:
         """A pass forward and back; returns the bound."""
         bound = self.messages.sweep(self.unary) + self.arrays.base_cost_s

@@ -101,6 +101,37 @@ class Messages:
             total += np.bincount(option, self.messages[message], len(total))
         return total
 
+    def certainty(self, unary: Floats) -> tuple[Ints, Floats]:
+        """Per variable: the option of least total, and how far the next is; -1 if there is none."""
+        n = len(self.low)
+        option, margin = np.zeros(n, dtype=np.int64), np.empty(n)
+        if self._kernels is not None:
+            args = (self.graph, unary, self.messages, self.low, self.high)
+            self._kernels.certainty(*args, option, margin)
+            return option, margin
+        total, at = self.totals(unary), self.graph.option_at
+        for i in range(n):
+            lo, hi = int(self.low[i]), int(self.high[i])
+            mine = total[at[i] + lo : at[i] + hi]
+            option[i] = lo + int(mine.argmin())
+            two = np.partition(mine, 1)[:2] if hi - lo > 1 else (0.0, -1.0)
+            margin[i] = two[1] - two[0]
+        return option, margin
+
+    def rebase(self, graph: Graph) -> None:
+        """Go on with another table of the same shape."""
+        self.graph = graph
+        self._visits = None if self._kernels else self._plan()
+
+    def copy(self) -> Messages:
+        """The same messages, to go on from separately."""
+        twin = object.__new__(Messages)
+        twin.graph, twin._kernels = self.graph, self._kernels
+        twin.messages = self.messages.copy()
+        twin.low, twin.high = self.low.copy(), self.high.copy()
+        twin._visits = self._visits
+        return twin
+
     def _plan(self) -> list[_Visit]:
         graph, counts = self.graph, np.diff(self.graph.option_at)
         visits = []

@@ -200,10 +200,27 @@ class Answer:
 
     def collectives(self) -> tuple[Collective, ...]:
         budgets_s = self.numbers.budgets_s
-        pairs = zip(self.graph.flows, budgets_s, strict=True)
-        found = [c for flow, budget_s in pairs for c in self._of_flow(flow, budget_s)]
+        found = [
+            c
+            for i, (flow, budget_s) in enumerate(zip(self.graph.flows, budgets_s, strict=True))
+            if not self._goes_with_a_later(i)
+            for c in self._of_flow(flow, budget_s)
+        ]
         found += [c for made in self.graph.sums for c in self._of_sum(made)]
         return tuple(sorted(found, key=lambda c: -c.seconds))
+
+    def _goes_with_a_later(self, i: int) -> bool:
+        """Whether a partial sum is added to a later one of the same layout, and sent with it."""
+        group = self.numbers.analysis.joined.get(i, (i,))
+        if i == group[-1]:
+            return False
+        ends = [self._ends(self.graph.flows[k]) for k in group]
+        return PARTIAL in ends[0][0] and all(e == ends[0] for e in ends)
+
+    def _ends(self, flow: Flow) -> tuple[list[int], list[int]]:
+        """The states a flow passes between, by axis."""
+        src = self._row(flow.src, flow.src_dims, flow.partial)
+        return src[0].tolist(), self._row(flow.dst, flow.dst_dims)[0].tolist()
 
     def _of_flow(self, flow: Flow, budget_s: float) -> Iterator[Collective]:
         src = self._row(flow.src, flow.src_dims, flow.partial)

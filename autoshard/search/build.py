@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from autoshard.program.rule import OpClass
 from autoshard.search.anatomy import Anatomy, anatomy_of
 from autoshard.search.graph import Flow, Graph, build_graph, classes_of
 from autoshard.search.hiding import budgets_s
+from autoshard.search.joined import joined_sums
 from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
@@ -61,6 +63,11 @@ class Analysis:
     def alike(self) -> tuple[tuple[int, ...], ...]:
         """Groups of nodes of repeated layers, to be laid out alike."""
         return alike(self.graph)
+
+    @cached_property
+    def joined(self) -> dict[int, tuple[int, ...]]:
+        """By index of a flow, the flows whose partial sums are sent as one with its own."""
+        return {i: group for group in joined_sums(self.graph) for i in group}
 
     @cached_property
     def live(self) -> Liveness:
@@ -110,6 +117,7 @@ class _Builder:
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
         self.budgets_s = budgets_s(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
+        self.joined = analysis.joined
         self._shards: dict[tuple[int, Classes], Floats] = {}
         self._made = {out: op for op in self.program.ops for out in op.outputs}
         self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
@@ -124,8 +132,11 @@ class _Builder:
         self._sums(cost)
         self._storage(usage)
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
-        for flow, budget_s in zip(self.graph.flows, self.budgets_s, strict=True):
-            self._flow(flow, budget_s, cost, usage, pairs)
+        for i, (flow, budget_s) in enumerate(zip(self.graph.flows, self.budgets_s, strict=True)):
+            self._flow(flow, budget_s, len(self.joined.get(i, (i,))), cost, usage, pairs)
+        for group in dict.fromkeys(self.joined.values()):
+            for i, j in pairwise(group):
+                self._apart(self.graph.flows[i], self.graph.flows[j], len(group), pairs)
         return Problem(
             variables=tuple(Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)),
             pairs=tuple(
@@ -281,6 +292,7 @@ class _Builder:
         self,
         flow: Flow,
         budget_s: float,
+        joined: int,
         cost: list[Floats],
         usage: list[list[Usage]],
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]],
@@ -290,6 +302,8 @@ class _Builder:
         seconds, copy = self._table(src, dst, wire_bytes(self.program, self._made, flow))
         seconds = exposed_s(self.machine.chip.overlap, seconds, budget_s)
         seconds = seconds * self.program.times(flow.region)
+        # Sums sent as one share the time of one: exact if all are pending; if not, see `_apart`.
+        seconds = np.where((src == PARTIAL).any(axis=1)[:, None], seconds / joined, seconds)
         if not seconds.any() and not copy.any():
             return
         if flow.src == flow.dst:
@@ -305,6 +319,34 @@ class _Builder:
         table += seconds
         if copy.any():
             used.append(Usage(flow.at, flow.end, copy))
+
+    def _apart(
+        self,
+        one: Flow,
+        other: Flow,
+        joined: int,
+        pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]],
+    ) -> None:
+        """What two sums that share a reshard lack of its price when only one of them is pending.
+
+        An all-reduce is taken, the dearest it can be: who does not send it as one shall not gain.
+        """
+        times = self.program.times(one.region)
+        a, b = (self.layouts.state(f.src, f.src_dims, f.partial) for f in (one, other))
+        seconds = np.zeros((len(a), len(b)))
+        for k, axis in enumerate(self.axes):
+            for states, others, size, turn in (
+                (a, b, self.program.tensors[one.tensor].size_bytes, False),
+                (b, a, self.program.tensors[other.tensor].size_bytes, True),
+            ):
+                local = local_bytes(states, size, self.axes)
+                price_s = np.asarray(collective_time_s("all-reduce", axis, local))
+                alone = (states[:, k] == PARTIAL)[:, None] & (others[:, k] != PARTIAL)[None, :]
+                lacking = np.where(alone, price_s[:, None], 0.0) * (1 - 1 / joined) * times
+                seconds += lacking.T if turn else lacking
+        if seconds.any():
+            table, _ = pairs.setdefault((one.src, other.src), (np.zeros_like(seconds), []))
+            table += seconds
 
     def _table(self, src: Ints, dst: Ints, size: float) -> tuple[Floats, Floats]:
         key = (src.tobytes(), dst.tobytes(), size)

@@ -1,15 +1,18 @@
 """Megatron tensor parallelism: weights are split where they are used, the batch over the rest.
 
-Column- then row-parallel matmuls are not spelled out: with the batch and the sequence kept off the
-tensor axis, and the residual stream whole on every device of it, they are what is left to choose.
+Column- then row-parallel matmuls are not spelled out. Products with weights are split, in what are
+no tokens, and the residual stream is whole on every device of the axis: they are what is left.
 """
 
 from autoshard.search.strategy import Mask, Strategy, View
 
 
 def over_tensor(view: View) -> Mask:
-    """The residual stream is whole, everything else split in what are no tokens."""
-    return view.idle if view.residual else ~(view.on_batch | view.on_sequence)
+    """The residual stream is whole, products are split, and nothing is split in its tokens."""
+    other = ~(view.on_batch | view.on_sequence)
+    if view.product:
+        return view.or_idle(view.on & other)
+    return view.idle if view.residual else other
 
 
 STRATEGY = Strategy(

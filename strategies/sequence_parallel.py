@@ -6,14 +6,14 @@ an all-gather before the next column-parallel one: as many bytes, less memory an
 """
 
 from autoshard.search.strategy import Demand, Kind, Mask, Strategy, View
+from autoshard.strategies import megatron
 
 
 def over_tensor(view: View) -> Mask:
-    """The residual stream is split along the sequence, products are in what are no tokens."""
+    """The residual stream is split along the sequence, products as Megatron's are."""
     if view.residual:
         return view.or_idle(view.on_sequence)
-    tokens = view.on_batch | view.on_sequence if view.kind is Kind.MATMUL else view.on_batch
-    return ~tokens
+    return megatron.over_tensor(view) if view.kind is Kind.MATMUL else ~view.on_batch
 
 
 STRATEGY = Strategy(

@@ -34,6 +34,7 @@ class Anatomy:
         kinds: per node.
         batch, sequence, experts: classes.
         residual: ids of the nodes of the residual stream.
+        products: ids of the nodes of weight products, and of products that make weights' gradients.
     """
 
     kinds: tuple[Kind, ...]
@@ -41,6 +42,7 @@ class Anatomy:
     sequence: Classes
     experts: Classes
     residual: frozenset[int]
+    products: frozenset[int]
 
 
 def anatomy_of(graph: Graph) -> Anatomy:
@@ -59,6 +61,12 @@ def anatomy_of(graph: Graph) -> Anatomy:
         sequence=_sequence(graph, products, residual, batch),
         experts=_experts(graph, products, batch),
         residual=residual,
+        products=frozenset(
+            node.id
+            for node in graph.nodes
+            if node.own is not None
+            and (node.own in products or _sums_batch(graph, node.own, batch))
+        ),
     )
 
 
@@ -90,6 +98,15 @@ def _weight_product(graph: Graph, op: Op, batch: Classes) -> _Product | None:
     if left.isdisjoint(batch):
         left, right = right, left
     return _Product(left, right, result)
+
+
+def _sums_batch(graph: Graph, op_id: int, batch: Classes) -> bool:
+    """Whether a product leaves no batch of two operands with one: a gradient of a weight."""
+    op = graph.program.ops[op_id]
+    if not op.rule.op_class.is_matrix or len(op.rule.operands) < 2:
+        return False
+    left, right, result = _sides(graph, op)
+    return bool(left & right & batch) and result.isdisjoint(batch)
 
 
 def _residual(graph: Graph, kinds: tuple[Kind, ...], products: frozenset[int]) -> frozenset[int]:

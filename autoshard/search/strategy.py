@@ -38,12 +38,14 @@ class View:
     Attributes:
         kind: what the node holds.
         residual: whether it is part of the residual stream.
+        product: whether it is a product with a weight, or one that makes a weight's gradient.
         on: per option, whether the axis splits anything.
         on_batch, on_sequence, on_experts: per option, whether it splits these.
     """
 
     kind: Kind
     residual: bool
+    product: bool
     on: Mask
     on_batch: Mask
     on_sequence: Mask
@@ -181,6 +183,7 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
                 View(
                     kind=kind,
                     residual=node.id in anatomy.residual,
+                    product=node.id in anatomy.products,
                     on=on >= 0,
                     on_batch=batch[on],
                     on_sequence=sequence[on],

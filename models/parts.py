@@ -84,6 +84,7 @@ def attend(
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     scale: float | None = None,
+    after_softmax: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Attention with its scores written out; softmax in float32.
 
@@ -95,6 +96,7 @@ def attend(
         mask: `[queries, keys]`, true where attention is allowed.
         bias: added to the scores, `[heads, queries, keys]`; only without shared heads.
         scale: of the scores; 1 / sqrt(head_dim) by default.
+        after_softmax: applied to the weights, dropout for one.
     """
     batch, queries, heads, head_dim = query.shape
     kv_heads = key.shape[2]
@@ -110,6 +112,8 @@ def attend(
     if mask is not None:
         scores = jnp.where(mask, scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if after_softmax is not None:
+        weights = after_softmax(weights)
     if shared:
         mixed = jnp.einsum("bhrqk,bkhd->bqhrd", weights, value)
         return mixed.reshape(batch, queries, heads, head_dim)

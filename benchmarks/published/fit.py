@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.published.predict import Case, Efficiency, Unsupported, family_of, predict
@@ -57,7 +58,7 @@ def _family(family: str, members: Sequence[tuple[Row, Case]]) -> dict[str, float
             except Unsupported:
                 break
             for launch_s in LAUNCH_S:
-                step_s = max(found.device_s, found.launched_s * launch_s)
+                step_s = replace(found, launched_s=found.launched_s * launch_s).step_s
                 errors[memory, launch_s].append(abs(math.log(step_s / (row.step_s or 1.0))))
     if not errors:
         return None

@@ -82,7 +82,7 @@ def _written(row: Row, chip: str) -> str:
     if not chip.startswith("v") or chip.startswith("v100"):
         node = 72 if chip.startswith("gb200") else 8
         if row.chips <= node:
-            return f"{row.chips}x{chip}"
+            return f"1x{row.chips}x{chip}"
         if row.chips % node:
             # Racks are rarely filled: 64 of 72 devices are in use.
             node = max(d for d in range(1, node + 1) if row.chips % d == 0)

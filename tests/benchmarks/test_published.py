@@ -38,7 +38,8 @@ def test_sharded_optimizer_state_saves_most_of_it(plain):
 def test_a_python_process_can_be_too_slow_for_its_devices(plain):
     slow = predicted(Efficiency(launch_s=1e-3))
     assert plain.launched_s == 0
-    assert slow.step_s == slow.launched_s > slow.device_s == plain.device_s
+    assert slow.launched_s > slow.device_s == plain.device_s
+    assert slow.step_s == pytest.approx(slow.launched_s, rel=0.01)
 
 
 def test_compiled_programs_are_not_launched_op_by_op():

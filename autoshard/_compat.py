@@ -13,6 +13,7 @@ import jax
 from jax._src import core as _core
 from jax._src import source_info_util as _source_info
 from jax._src.interpreters import partial_eval as _partial_eval
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import core as _excore
 
 Jaxpr = _excore.Jaxpr
@@ -106,6 +107,11 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], params: dict[str, Any]) -> list[A
     funs, kwargs = got if isinstance(got, tuple) else ((), got)
     out = eqn.primitive.bind(*funs, *values, **kwargs)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def lie_by_rows(value: Any) -> Any:
+    """The value with its last dimension minor in memory, as arrays come and go by default."""
+    return with_layout_constraint(value, Layout(tuple(range(value.ndim))))
 
 
 def retrace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:

@@ -46,7 +46,7 @@ def measure(
     begun = time.perf_counter()
     program = trace(step, signature(args, ["state", "batch"]), name=name, donated=frozenset({0}))
     analysis = Analysis(program.program)
-    _ = analysis.graph, analysis.live, analysis.kinds
+    _ = analysis.graph, analysis.live_on(parse_machine(on).chip.platform), analysis.kinds
     analysed = time.perf_counter()
     machine = parse_machine(on)
     mesh = mesh_from_sizes(machine, sizes)

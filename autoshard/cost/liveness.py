@@ -12,16 +12,20 @@ A tensor read inside a loop lives until the loop ends, because the next round re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from autoshard.cost.habits import PLAIN, Habits
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import FactorKind, OpClass
 
 # Boundaries that write a buffer of their own; the others rename their operand's.
 _OWN_BUFFER = frozenset({"scan_xs", "scan_ys"})
-# Ops of class MOVE that read through whatever computes their operands: XLA's loop fusions.
-_READS_THROUGH = frozenset(
-    {"gather", "slice", "dynamic_slice", "pad", "concatenate", "rev", "split", "tile"}
+# Elementwise ops that cost so little that they are done again for every reader.
+_CHEAP = frozenset(
+    {
+        *("add", "add_any", "sub", "mul", "neg", "max", "min", "abs", "sign", "square", "copy"),
+        *("select_n", "broadcast_in_dim", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"),
+    }
 )
 # Ops that write into their first operand where they can.
 _IN_PLACE_PREFIXES = ("scatter", "dynamic_update_slice")
@@ -69,8 +73,13 @@ def is_reduction(op: Op) -> bool:
     return any(f.kind is FactorKind.REDUCTION for f in op.rule.factors)
 
 
-def liveness(program: Program) -> Liveness:
-    """Compute storage and lifetimes; linear in the size of the program."""
+def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
+    """Compute storage and lifetimes; linear in the size of the program.
+
+    Args:
+        program: whose tensors.
+        habits: of the compiler.
+    """
     n = len(program.tensors)
     n_ops = len(program.ops)
     buffer = list(range(n))
@@ -81,9 +90,11 @@ def liveness(program: Program) -> Liveness:
                 for out in op.outputs:
                     buffer[out] = buffer[source]
 
-    stored = _stored(program)
+    stored = _stored(program, habits)
+    runs_at = _runs_at(program, stored, habits)
     span_start, span_end = _region_spans(program)
     depth_path = _region_paths(program)
+    free_from = _free_from(program, span_start, span_end) if habits.early_buffers else span_start
     region_of = [0] * n
     start = [0] * n
     for op in program.ops:
@@ -91,11 +102,11 @@ def liveness(program: Program) -> Liveness:
             # A loop's stacked result is allocated when the loop starts, in the region around it.
             if op.kind == "scan_ys":
                 region = program.regions[op.region]
-                region_of[out], start[out] = region.parent, span_start[op.region]
+                region_of[out], start[out] = region.parent, free_from[op.region]
             elif op.kind.endswith("_carry"):
                 region_of[out], start[out] = program.regions[op.region].parent, op.id
             else:
-                region_of[out], start[out] = op.region, op.id
+                region_of[out], start[out] = op.region, runs_at[op.id]
 
     last = [-1] * n
     for leaf in program.outputs:
@@ -105,7 +116,7 @@ def liveness(program: Program) -> Liveness:
         if leaf.tensor is not None and not leaf.donated:
             last[leaf.tensor] = n_ops
     for op in reversed(program.ops):
-        when = op.id
+        when = runs_at[op.id]
         if not any(out_stored for out_stored in (stored[o] for o in op.outputs)):
             when = max([op.id, *(last[o] for o in op.outputs)])
         for tensor in op.inputs:
@@ -117,6 +128,49 @@ def liveness(program: Program) -> Liveness:
                 end = max(end, span_end[inner])
             last[tensor] = max(last[tensor], end)
     return _collect(program, stored, buffer, start, last)
+
+
+def _runs_at(program: Program, stored: Sequence[bool], habits: Habits) -> list[int]:
+    """When every op runs: at its place, or, late matmuls, just before its result is read."""
+    runs_at = [op.id for op in program.ops]
+    if not habits.late_matmuls:
+        return runs_at
+    n_ops = len(program.ops)
+    wanted = [n_ops] * len(program.tensors)  # when the first op runs that reads a tensor
+    for op in reversed(program.ops):
+        results = min((wanted[o] for o in op.outputs), default=n_ops)
+        elsewhere = not any(stored[o] for o in op.outputs) or shares_buffer(op)
+        if op.rule.op_class.is_matrix and results < n_ops:
+            runs_at[op.id] = max(op.id, results - 1)
+        passes_on = elsewhere and not _is_boundary(op) and results < n_ops
+        when = results if passes_on else runs_at[op.id]
+        for t in op.inputs:
+            if t is not None:
+                wanted[t] = min(wanted[t], when)
+    return runs_at
+
+
+def _is_boundary(op: Op) -> bool:
+    """Whether an op stands for the entry or the exit of a region."""
+    return bool(op.in_places)
+
+
+def _free_from(program: Program, span_start: Sequence[int], span_end: Sequence[int]) -> list[int]:
+    """Per loop, when the loop before it in the same region ends; its region's start if none does.
+
+    Buffers that a loop fills wait for nothing, and compilers that schedule for latency make them
+    as soon as there is room for them.
+    """
+    loops = sorted(
+        (r.id for r in program.regions if r.kind in ("scan", "while")), key=lambda r: span_start[r]
+    )
+    free_from = list(span_start)
+    for k, r in enumerate(loops):
+        parent = program.regions[r].parent
+        ends = [span_end[q] for q in loops[:k] if program.regions[q].parent == parent]
+        before = max((e for e in ends if e < span_start[r]), default=span_start[parent] - 1)
+        free_from[r] = before + 1
+    return free_from
 
 
 def _collect(
@@ -149,6 +203,7 @@ def _reuse(
 ) -> None:
     """Let results take over the buffers of operands that die with the op that makes them."""
     made_by = {out: op for op in program.ops for out in op.outputs}
+    summed = _summed(program, stored)
     taken: set[int] = set()
     for op in program.ops:
         in_place = op.kind.startswith(_IN_PLACE_PREFIXES)
@@ -163,6 +218,9 @@ def _reuse(
             for t in reach:
                 old = buffer[t]
                 if stored[t] and old not in taken and end.get(old) == op.id and old != new:
+                    # What is summed up first and read again after cannot be overwritten as read.
+                    if summed[t] and not in_place:
+                        continue
                     if program.tensors[old].size_bytes == size and begin[old] < op.id:
                         end[old] = op.id - 1
                         taken.add(old)
@@ -171,14 +229,44 @@ def _reuse(
                     reach += [x for x in made_by[t].inputs if x is not None and x not in reach]
 
 
-def _stored(program: Program) -> list[bool]:
+def _summed(program: Program, stored: Sequence[bool]) -> list[bool]:
+    """Whether a tensor is read, through what is not stored, by an op that sums it up."""
+    found = [False] * len(program.tensors)
+    for op in reversed(program.ops):
+        if op.rule.op_class is not OpClass.FUSIBLE and not shares_buffer(op):
+            continue
+        through = any(found[o] and not stored[o] for o in op.outputs)
+        if is_reduction(op) or through:
+            for t in op.inputs:
+                if t is not None and _is_large(program, t, op):
+                    found[t] = True
+    return found
+
+
+def _is_large(program: Program, tensor: int, op: Op) -> bool:
+    """Whether a tensor is as large as anything the op reads: no broadcast bias or scale."""
+    sizes = [program.tensors[t].elements for t in op.inputs if t is not None]
+    return program.tensors[tensor].elements == max(sizes, default=0)
+
+
+def _stored(program: Program, habits: Habits) -> list[bool]:
     stored = [False] * len(program.tensors)
     for leaf in (*program.inputs, *program.outputs):
         if leaf.tensor is not None:
             stored[leaf.tensor] = True
+    for t in _turned(program) if habits.turns else ():
+        stored[t] = True
+    joined_after = _joined_after(program) if habits.joins_matmuls else {}
+    joined_before = _joined_before(program) if habits.joins_matmuls else frozenset()
     for op in reversed(program.ops):
-        fusible = op.rule.op_class is OpClass.FUSIBLE or op.kind in _READS_THROUGH
-        if not fusible and not shares_buffer(op):
+        fusible = op.rule.op_class is OpClass.FUSIBLE or op.kind in habits.reads_through
+        if op.rule.op_class.is_matrix:
+            for t in op.inputs:
+                if t is not None and t not in joined_before:
+                    stored[t] = True
+            for t in op.outputs:
+                stored[joined_after.get(t, t)] = True
+        elif not fusible and not shares_buffer(op):
             for t in (*op.inputs, *op.outputs):
                 if t is not None:
                     stored[t] = True
@@ -190,6 +278,115 @@ def _stored(program: Program) -> list[bool]:
                 if t is not None:
                     stored[t] = True
     return stored
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """In which order the dimensions of a tensor follow each other in memory, major first.
+
+    Attributes:
+        dims: dimensions.
+        made: the matmul that chose it.
+        first: the first tensor after that matmul's result, on the way here.
+    """
+
+    dims: tuple[int, ...]
+    made: int
+    first: int | None = None
+
+
+def _turned(program: Program) -> frozenset[int]:
+    """Tensors written once more because an elementwise op meets them in two orders.
+
+    Transposes are free as long as readers may read in any order. Where a matmul's result meets
+    another that lies in a different order, the younger is turned, in the type that it was
+    converted to.
+    """
+    orders: dict[int, _Order] = {}
+    found: set[int] = set()
+    for op in program.ops:
+        if op.rule.op_class.is_matrix:
+            for out in op.outputs:
+                orders[out] = _Order(tuple(range(len(program.tensors[out].shape))), op.id)
+            continue
+        moved = op.kind == "transpose"
+        if not moved and (op.rule.op_class is not OpClass.FUSIBLE or is_reduction(op)):
+            continue
+        met = [
+            (t, orders[t], dims)
+            for t, dims in zip(op.inputs, op.rule.operands, strict=True)
+            if t is not None and t in orders and _is_large(program, t, op)
+        ]
+        out, to = op.outputs[0], op.rule.results[0]
+        if not met or any(sorted(map(str, dims)) != sorted(map(str, to)) for _, _, dims in met):
+            continue
+        ways = [
+            (replace(order, dims=tuple(to.index(dims[d]) for d in order.dims)), t)
+            for t, order, dims in met
+            if None not in dims
+        ]
+        if not ways:
+            continue
+        sizes = program.tensors[out].shape
+        oldest = min(ways, key=lambda way: way[0].made)[0]
+        for way, _ in ways:
+            if _long(way.dims, sizes) != _long(oldest.dims, sizes) and way.first is not None:
+                found.add(way.first)
+        first = oldest.first if moved or oldest.first is not None else out
+        orders[out] = replace(oldest, first=first)
+    return frozenset(found)
+
+
+def _long(dims: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+    """The dimensions that order says something about: those longer than 1."""
+    return [d for d in dims if sizes[d] > 1]
+
+
+def _joined_after(program: Program) -> dict[int, int]:
+    """Results of matmuls -> what is stored in their place, after elementwise ops on them alone."""
+    readers: list[list[Op]] = [[] for _ in program.tensors]
+    for op in program.ops:
+        for t in op.inputs:
+            if t is not None:
+                readers[t].append(op)
+    kept = {leaf.tensor for leaf in program.outputs}
+    found: dict[int, int] = {}
+    for op in program.ops:
+        if not op.rule.op_class.is_matrix:
+            continue
+        for out in op.outputs:
+            end = out
+            while len(readers[end]) == 1 and end not in kept:
+                reader = readers[end][0]
+                elementwise = reader.rule.op_class is OpClass.FUSIBLE and not is_reduction(reader)
+                if not elementwise or reader.region != op.region:
+                    break
+                if program.tensors[reader.outputs[0]].shape != program.tensors[out].shape:
+                    break
+                end = reader.outputs[0]
+            found[out] = end
+    return found
+
+
+def _joined_before(program: Program) -> frozenset[int]:
+    """Tensors that a matmul computes as it reads them: cheaply, from what is stored anyway."""
+    cheap = [True] * len(program.tensors)  # stored, or cheaply made of what is stored
+    found: set[int] = set()
+    for op in program.ops:
+        if op.rule.op_class is not OpClass.FUSIBLE or is_reduction(op):
+            if shares_buffer(op):
+                first = op.inputs[0]
+                for o in op.outputs:
+                    cheap[o] = first is None or cheap[first]
+            continue
+        easy = op.kind in _CHEAP and all(
+            cheap[t] for t in op.inputs if t is not None and _is_large(program, t, op)
+        )
+        for o in op.outputs:
+            cheap[o] = easy
+            if easy:
+                found.add(o)
+    return frozenset(found)
 
 
 def _region_spans(program: Program) -> tuple[list[int], list[int]]:

@@ -10,30 +10,47 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 
 from autoshard import _compat
+from autoshard.execute.shardings import Imposed
 
-Shardings = Sequence[NamedSharding]
-Table = Mapping[tuple[str, str], Shardings]
+Table = Mapping[tuple[str, str], Imposed]
 
 
 class Replay:
     """Evaluates a jaxpr with constraints.
 
     Args:
-        table: (at, slot) -> shardings to impose one after the other.
+        table: (at, slot) -> what to impose there.
     """
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.used: set[tuple[str, str]] = set()
+        # (id of a value, how manyth time) -> the value, held so that its id stays its own, and
+        # the same value as XLA is to see it that time.
+        self._anew: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def _constrain(self, value: Any, at: str, slot: str) -> Any:
-        for sharding in self.table.get((at, slot), ()):
-            self.used.add((at, slot))
+        imposed = self.table.get((at, slot))
+        if imposed is None:
+            return value
+        self.used.add((at, slot))
+        if imposed.again:
+            value = self._as_another(value, imposed.again)
+        for sharding in imposed.shardings:
             value = jax.lax.with_sharding_constraint(value, sharding)
+        if imposed.by_rows:
+            value = _compat.lie_by_rows(value)
+            value = jax.lax.with_sharding_constraint(value, imposed.shardings[-1])
         return value
+
+    def _as_another(self, value: Any, again: int) -> Any:
+        """The value behind a barrier: XLA would join what is done to it with what was before."""
+        key = (id(value), again)
+        if key not in self._anew:
+            self._anew[key] = (value, jax.lax.optimization_barrier(value))
+        return self._anew[key][1]
 
     def _all(self, values: Sequence[Any], at: str, slot: str) -> list[Any]:
         return [self._constrain(v, at, f"{slot} {k}") for k, v in enumerate(values)]

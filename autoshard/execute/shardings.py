@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -66,9 +67,21 @@ def sharding(mesh: Mesh, spec: Spec) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(spec))
 
 
-def constraint_table(plan: Plan, mesh: Mesh) -> Mapping[tuple[str, str], tuple[NamedSharding, ...]]:
+@dataclass(frozen=True)
+class Imposed:
+    """A constraint of a plan, as JAX takes it; see `autoshard.plan.model.Constraint`."""
+
+    shardings: tuple[NamedSharding, ...]
+    again: int = 0
+    by_rows: bool = False
+
+
+def constraint_table(plan: Plan, mesh: Mesh) -> Mapping[tuple[str, str], Imposed]:
     """What `autoshard.execute.replay` wants, from a plan."""
-    return {(c.at, c.slot): tuple(sharding(mesh, s) for s in c.specs) for c in plan.constraints}
+    return {
+        (c.at, c.slot): Imposed(tuple(sharding(mesh, s) for s in c.specs), c.again, c.by_rows)
+        for c in plan.constraints
+    }
 
 
 def plan_shardings(plan: Plan, devices: Sequence[Any] | None = None, like: Any = None) -> Any:

@@ -78,6 +78,9 @@ class Constraint:
         source: user's "file:line".
         primitive: of the equation.
         reason: one phrase for people: "gathered for use", "partial sum over tensor", ...
+        again: 0 for the first of several times, far apart, that a value is laid out for use;
+            the later ones are done anew, so that no copy stays in memory in between.
+        by_rows: the value lies in memory as state does at rest, last dimension minor.
     """
 
     at: str
@@ -88,6 +91,8 @@ class Constraint:
     source: str = ""
     primitive: str = ""
     reason: str = ""
+    again: int = 0
+    by_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Predic
 from autoshard.program.ir import Leaf, Op, Place
 from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
-from autoshard.search.build import MeshProblem, wire_bytes
+from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, Flow, Sum
 from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
 from autoshard.search.layouts import spec_of
@@ -49,7 +49,9 @@ class Answer:
         self.program = mesh_problem.analysis.program
         self.layouts = mesh_problem.layouts
         self.axes = mesh_problem.mesh.axes
-        self._made = {out: op for op in self.program.ops for out in op.outputs}
+        self._op_at = {op.at: op for op in self.program.ops if not op.in_places}
+        self._last = len(self.program.ops) - 1
+        self._live = mesh_problem.analysis.live_on(mesh_problem.machine.chip.platform)
         self._kinds = mesh_problem.analysis.kinds
         self._flow_at = {
             (f.places[0], f.into): f for f in self.graph.flows if f.into != "shared use"
@@ -113,15 +115,15 @@ class Answer:
         for item in (*self._definitions(), *self._uses()):
             # A use of one operand may pass two nodes: the later spec follows the earlier.
             key = (item.at, item.slot)
-            if key in found:
+            if key in found and not item.slot.startswith("result"):
                 before = found[key]
                 merged = (*before.specs, *(s for s in item.specs if s != before.specs[-1]))
-                item = _with_specs(before, merged)
+                item = replace(item, specs=merged, again=before.again)
             found[key] = item
         return tuple(found.values())
 
     def _definitions(self) -> Iterator[Constraint]:
-        stored = self.numbers.analysis.live.is_stored
+        stored = self._live.is_stored
         read_by_flow = {f.tensor for f in self.graph.flows}
         for op in self.program.ops:
             if not op.at:
@@ -169,17 +171,43 @@ class Answer:
         return f"partial sum over {' and '.join(names)}" if names else ""
 
     def _uses(self) -> Iterator[Constraint]:
+        times: dict[int, int] = {}
         for flow in self.graph.flows:
             if flow.into in ("result", "new state"):
                 continue
             have = self.spec(flow.src, flow.src_dims)
             want = self.spec(flow.dst, flow.dst_dims)
-            if have == want:
+            by_rows = self._enters_optimizer(flow)
+            if have == want and not by_rows:
                 continue
-            reason = self._why(flow)
-            op = self.program.ops[flow.at]
+            again = 0
+            # Reads within a loop share one node; at the top, each burst of reads has its own.
+            if flow.region == 0 and flow.src == self.graph.node_of[flow.tensor]:
+                again = times.get(flow.tensor, 0)
+                times[flow.tensor] = again + 1
+            stages = self._stages(flow)
             for place in flow.places:
-                yield self._constraint(op, place, self._stages(flow)[1:], flow.tensor, reason)
+                op = self._op_at.get(place.at, self.program.ops[min(flow.at, self._last)])
+                tensor, specs = flow.tensor, stages[1:] or (want,)
+                if self.numbers.analysis.wire.narrows(op, flow.tensor):
+                    # Told to lay out the wide value, XLA may send it so.
+                    place, tensor, specs = op.out_place(0), op.outputs[0], stages
+                made = self._constraint(op, place, specs, tensor, self._why(flow))
+                yield replace(made, again=again, by_rows=by_rows)
+
+    def _enters_optimizer(self, flow: Flow) -> bool:
+        """Whether this is a gradient that a TPU should lay out in memory as the state it updates.
+
+        It comes out of its matmul transposed. XLA's layout assignment, left alone, would rather
+        transpose the parameter and the optimizer's state to it, and the new state back: six
+        copies of float32 for one of the gradient's (seen in TPU modules of libtpu 0.0.52).
+        """
+        return (
+            self.numbers.machine.chip.platform == "tpu"
+            and self._kinds[flow.dst] in AT_REST
+            and self._kinds[flow.src] not in AT_REST
+            and sum(size > 1 for size in self.program.tensors[flow.tensor].shape) > 1
+        )
 
     def _constraint(
         self, op: Op, place: Place, specs: tuple[Spec, ...], tensor: int, reason: str
@@ -236,7 +264,7 @@ class Answer:
                 op,
                 self._why(flow),
             )
-            for step in steps(src, dst, wire_bytes(self.program, self._made, flow), self.axes)
+            for step in steps(src, dst, self.numbers.analysis.wire.size_bytes(flow), self.axes)
         ]
         total_s = sum(c.seconds for c in found) / self.program.times(flow.region)
         if total_s:
@@ -303,7 +331,7 @@ class Answer:
         names = {leaf.tensor: leaf.path for leaf in self.program.inputs}
         made = {out: op for op in self.program.ops for out in op.outputs}
         found: list[Alive] = []
-        for life in self.numbers.analysis.live.lifetimes:
+        for life in self._live.lifetimes:
             if life is None or not life.start <= when <= life.end:
                 continue
             t = self.program.tensors[life.tensor]
@@ -319,7 +347,3 @@ class Answer:
 
 def _where(op: Op) -> str:
     return f"{op.kind} at {op.source}" if op.source else op.kind
-
-
-def _with_specs(c: Constraint, specs: tuple[Spec, ...]) -> Constraint:
-    return Constraint(c.at, c.slot, specs, c.shape, c.dtype, c.source, c.primitive, c.reason)

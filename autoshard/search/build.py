@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
+from autoshard.cost.habits import habits_of
 from autoshard.cost.liveness import Liveness, liveness
 from autoshard.cost.overlap import exposed_s
-from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, reshard_table
+from autoshard.cost.padding import padded_elements
+from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import OpClass
@@ -31,6 +32,8 @@ from autoshard.search.repeats import alike
 
 Floats = NDArray[np.float64]
 Classes = frozenset[int]
+
+_CONVERT = "convert_element_type"
 
 # Reads of one stored tensor by elementwise ops this close together (in ops) are one fused read.
 _FUSION_DISTANCE = 50
@@ -70,8 +73,18 @@ class Analysis:
         return {i: group for group in joined_sums(self.graph) for i in group}
 
     @cached_property
-    def live(self) -> Liveness:
-        return liveness(self.program)
+    def wire(self) -> Wire:
+        return Wire(self.program)
+
+    @cached_property
+    def _live(self) -> dict[str, Liveness]:
+        return {}
+
+    def live_on(self, platform: str) -> Liveness:
+        """Storage and lifetimes as the compiler for a platform has them."""
+        if platform not in self._live:
+            self._live[platform] = liveness(self.program, habits_of(platform))
+        return self._live[platform]
 
 
 @dataclass(frozen=True)
@@ -102,24 +115,63 @@ def build_problem(
     return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes), builder.budgets_s)
 
 
-def wire_bytes(program: Program, made_by: Mapping[int, Op], flow: Flow) -> float:
-    """Bytes of a flow's tensor as they travel: XLA moves a widened value before it is widened."""
-    tensor = program.tensors[flow.tensor]
-    op = made_by.get(flow.tensor)
-    if flow.partial or op is None or op.kind != "convert_element_type" or op.inputs[0] is None:
-        return tensor.size_bytes
-    return min(tensor.size_bytes, program.tensors[op.inputs[0]].size_bytes)
+class Wire:
+    """Bytes of tensors as they travel.
+
+    XLA moves a value in the narrowest type there is on its way: before it is widened, and after it
+    is narrowed by all who read it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._made = {out: op for op in program.ops for out in op.outputs}
+        self._converted: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for op in program.ops:
+            for t in op.inputs:
+                if t is not None:
+                    to = op.outputs[0] if self.narrows(op, t) else t
+                    self._converted[t].append((op.id, program.tensors[to].size_bytes))
+
+    def narrows(self, op: Op, tensor: int) -> bool:
+        """Whether an op reads a tensor only to convert it to a narrower type."""
+        if op.kind != _CONVERT or op.inputs != (tensor,):
+            return False
+        return (
+            self.program.tensors[op.outputs[0]].size_bytes < self.program.tensors[tensor].size_bytes
+        )
+
+    def size_bytes(self, flow: Flow) -> float:
+        """Of the whole tensor of a flow."""
+        size = self.program.tensors[flow.tensor].size_bytes
+        if flow.partial:
+            return size
+        op = self._made.get(flow.tensor)
+        if op is not None and op.kind == _CONVERT and op.inputs[0] is not None:
+            size = min(size, self.program.tensors[op.inputs[0]].size_bytes)
+        return min(size, max(self._read(flow), default=size))
+
+    def is_converted(self, flow: Flow) -> bool:
+        """Whether nobody reads a flow's tensor but to convert it to a narrower type."""
+        read = self._read(flow)
+        return bool(read) and max(read) < self.program.tensors[flow.tensor].size_bytes
+
+    def _read(self, flow: Flow) -> list[float]:
+        """Bytes that the readers of a flow make of its tensor."""
+        return [n for at, n in self._converted[flow.tensor] if flow.at <= at <= flow.end]
 
 
 class _Builder:
     def __init__(self, analysis: Analysis, machine: Machine, layouts: Layouts) -> None:
-        self.graph, self.program, self.live = analysis.graph, analysis.program, analysis.live
+        self.graph, self.program = analysis.graph, analysis.program
+        self.live = analysis.live_on(machine.chip.platform)
+        self.tile = habits_of(machine.chip.platform).tile
+        self._padded: dict[tuple[object, ...], Floats] = {}
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
         self.budgets_s = budgets_s(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
         self.joined = analysis.joined
         self._shards: dict[tuple[int, Classes], Floats] = {}
-        self._made = {out: op for op in self.program.ops for out in op.outputs}
+        self._wire = analysis.wire
         self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
 
     def build(self, limit_bytes: float) -> Problem:
@@ -281,12 +333,27 @@ class _Builder:
             if life is None:
                 continue
             node = self.graph.node_of[life.tensor]
-            cut = frozenset(c for c in self.graph.dims[life.tensor] if c is not None)
-            size = self.program.tensors[life.tensor].size_bytes / self._cut(node, cut)
+            size = self._stored_bytes(life.tensor, node)
             key = (node, life.start, life.end)
             grouped[key] = grouped[key] + size if key in grouped else size
         for (node, start, end), size in grouped.items():
             usage[node].append(Usage(start, end, size))
+
+    def _stored_bytes(self, tensor: int, node: int) -> Floats:
+        """What a tensor occupies on one device, per option of its node."""
+        t, dims = self.program.tensors[tensor], self.graph.dims[tensor]
+        if self.tile is None:
+            cut = frozenset(c for c in dims if c is not None)
+            return t.size_bytes / self._cut(node, cut)
+        key = (node, t.shape, dims, t.itemsize_bytes)
+        if key not in self._padded:
+            one = np.ones(len(self.layouts.options[node]))
+            local = [
+                np.ceil(size / (one if c is None else self._cut(node, frozenset({c}))))
+                for size, c in zip(t.shape, dims, strict=True)
+            ]
+            self._padded[key] = padded_elements(local, self.tile) * t.itemsize_bytes * one
+        return self._padded[key]
 
     def _flow(
         self,
@@ -299,7 +366,12 @@ class _Builder:
     ) -> None:
         src = self.layouts.state(flow.src, flow.src_dims, flow.partial)
         dst = self.layouts.state(flow.dst, flow.dst_dims)
-        seconds, copy = self._table(src, dst, wire_bytes(self.program, self._made, flow))
+        size = self._wire.size_bytes(flow)
+        seconds, copy = self._table(src, dst, size)
+        if self._wire.is_converted(flow):
+            copy = np.zeros_like(copy)  # what the reader makes of it arrives, and is counted there
+        elif flow.into == "result":
+            copy = self._unfinished(src, dst, size)  # the finished result is counted as stored
         seconds = exposed_s(self.machine.chip.overlap, seconds, budget_s)
         seconds = seconds * self.program.times(flow.region)
         # Sums sent as one share the time of one: exact if all are pending; if not, see `_apart`.
@@ -347,6 +419,17 @@ class _Builder:
         if seconds.any():
             table, _ = pairs.setdefault((one.src, other.src), (np.zeros_like(seconds), []))
             table += seconds
+
+    def _unfinished(self, src: Ints, dst: Ints, size: float) -> Floats:
+        """Bytes of results as their ops leave them, where another buffer takes what comes of them.
+
+        An all-reduce writes where it reads.
+        """
+        before, after = src[:, None, :], dst[None, :, :]
+        alone = np.array([axis.size == 1 for axis in self.axes])
+        in_place = alone | (before == after) | ((before == PARTIAL) & (after == WHOLE))
+        held = local_bytes(src, size, self.axes)[:, None]
+        return np.where(in_place.all(axis=2), 0.0, held)
 
     def _table(self, src: Ints, dst: Ints, size: float) -> tuple[Floats, Floats]:
         key = (src.tobytes(), dst.tobytes(), size)

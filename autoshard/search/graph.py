@@ -534,8 +534,11 @@ class _Builder:
         for op, k in uses:
             if groups:
                 previous = groups[-1][-1][0]
-                near = op.id - previous.id <= _SHARING_DISTANCE
-                if near and self._use_region(previous) == self._use_region(op):
+                region = self._use_region(op)
+                # In a loop or remat block XLA finds equal reshards of one value and does one;
+                # copies are small there, and gone with the round.
+                near = region != 0 or op.id - previous.id <= _SHARING_DISTANCE
+                if near and self._use_region(previous) == region:
                     groups[-1].append((op, k))
                     continue
             groups.append([(op, k)])

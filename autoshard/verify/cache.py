@@ -35,7 +35,7 @@ def plan_key(plan: Plan, donated: frozenset[int]) -> str:
         plan.machine.name,
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),
-        tuple((c.at, c.slot, c.specs) for c in plan.constraints),
+        tuple((c.at, c.slot, c.specs, c.again, c.by_rows) for c in plan.constraints),
         sorted(donated),
     )
 

@@ -26,6 +26,7 @@ _REDUCE_SCATTER_FUSION = "all-reduce-scatter"
 _ONCE = ("calls", "to_apply", "branch_computations", "true_computation", "false_computation")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)')
+_INDEX = re.compile(r"index=(\d+)")
 _INTEGER = re.compile(r"-?\d+")
 _DEEPEST = 64
 
@@ -126,10 +127,38 @@ def _trips(module: Module, loop: Instruction) -> int:
         return int(known[1])
     limits: list[int] = []
     for name in loop.called("condition"):
-        for instruction in module.computations.get(name, ()):
-            if instruction.opcode == "constant" and _INTEGER.fullmatch(instruction.literal):
-                limits.append(int(instruction.literal))
-    return max([1, *limits])
+        limits += _constants(module, name).values()
+    return max(1, -(-max([1, *limits]) // _step(module, loop)))
+
+
+def _step(module: Module, loop: Instruction) -> int:
+    """By how much a loop's counter grows in a round; TPU's rings pass two pieces a round."""
+    counters = [
+        _INDEX.search(i.attributes)
+        for name in loop.called("condition")
+        for i in module.computations.get(name, ())
+        if i.opcode == "get-tuple-element"
+    ]
+    for body in loop.called("body"):
+        made = {i.name: i for i in module.computations.get(body, ())}
+        constants = _constants(module, body)
+        root = next((i for i in made.values() if i.is_root), None)
+        for counter in counters:
+            if counter is None or root is None or int(counter[1]) >= len(root.operands):
+                continue
+            new = made.get(root.operands[int(counter[1])])
+            if new is not None and new.opcode in ("add", "fusion"):
+                return max([1, *(constants[o] for o in new.operands if o in constants)])
+    return 1
+
+
+def _constants(module: Module, computation: str) -> dict[str, int]:
+    """Integer constants of a computation, by name."""
+    return {
+        i.name: int(i.literal)
+        for i in module.computations.get(computation, ())
+        if i.opcode == "constant" and _INTEGER.fullmatch(i.literal)
+    }
 
 
 def _seen(

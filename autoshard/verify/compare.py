@@ -8,8 +8,9 @@ compiled is *missing*.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoshard.plan.model import Collective, Plan
@@ -42,6 +43,9 @@ class Equivalence:
 
 EQUIVALENCES = (
     Equivalence("as planned"),
+    # The sum of a gradient that the optimizer wants in pieces only.
+    Equivalence("reduce-scatter where only a piece of the sum is read", ("gpu", "tpu"),
+                "all-reduce", "reduce-scatter"),
     # What a convert widens, or a TPU's matmul reads in bfloat16 anyway, travels narrow.
     Equivalence("sent in the narrower type of the value's maker or reader", ratio=0.5),
     Equivalence("bfloat16 sent as float32", ("cpu",), ratio=2.0, counts_bytes=False),
@@ -54,6 +58,13 @@ EQUIVALENCES = (
         ("cpu",), "reduce-scatter", "all-reduce", ratio=2.0, counts_bytes=False,
     ),
 )  # fmt: skip
+
+# The TPU's compiler calls these collective matmuls: what is scattered (or gathered) over n devices
+# passes from neighbour to neighbour in n pieces while the matmul works on others of them.
+RING = Equivalence("a ring of permutes beside the matmul")
+# Pieces of a ring beyond one from every device but the last: it closes with one or two.
+_RING_ENDS = 2
+_RINGS = frozenset({"reduce-scatter", "all-gather"})
 
 JOINED = Equivalence("tensors laid end to end and sent as one")
 
@@ -144,6 +155,7 @@ def compare(plan: Plan, witness: Witness, tolerance: float = 0.1) -> Comparison:
     matching = _Matching(planned, witness.collectives)
     for rule in rules:
         matching.apply(rule)
+    matching.rings(sizes)
     matching.joined()
     missing, unplanned = matching.missing(), matching.unplanned()
     return Comparison(
@@ -183,6 +195,41 @@ class _Matching:
                     self.unmatched[j] -= times
                     self.pairs.append((self.planned[i], seen, times))
                     self.used[rule] = self.used.get(rule, 0) + times
+
+    def rings(self, sizes: Mapping[str, int]) -> None:
+        """Match what a ring of permutes moves piece by piece."""
+        ends: dict[tuple[tuple[str, ...], float], int] = {}
+        for i, c in sorted(enumerate(self.planned), key=lambda item: -item[1].bytes):
+            n = math.prod(sizes[a] for a in c.axes)
+            pieces = [
+                j
+                for j, seen in enumerate(self.compiled)
+                if (seen.kind, seen.axes) == ("permute", c.axes) and _same(seen.bytes, c.bytes / n)
+            ]
+            times = min(self.open[i], sum(self.unmatched[j] for j in pieces) // (n - 1))
+            if c.kind not in _RINGS or not times:
+                continue
+            self._take(pieces, times * (n - 1))
+            self.open[i] -= times
+            seen = self.compiled[pieces[0]]
+            self.pairs.append((c, replace(seen, bytes=c.bytes), times))
+            self.used[RING] = self.used.get(RING, 0) + times
+            key = (c.axes, c.bytes / n)
+            ends[key] = ends.get(key, 0) + _RING_ENDS * times
+        for (axes, size), most in ends.items():
+            left = [
+                j
+                for j, seen in enumerate(self.compiled)
+                if (seen.kind, seen.axes) == ("permute", axes) and _same(seen.bytes, size)
+            ]
+            self._take(left, most)
+
+    def _take(self, compiled: Sequence[int], most: int) -> None:
+        """Count occurrences as matched, in order."""
+        for j in compiled:
+            taken = min(self.unmatched[j], most)
+            self.unmatched[j] -= taken
+            most -= taken
 
     def joined(self) -> None:
         """Match tensors that a combiner laid end to end and sent as one."""

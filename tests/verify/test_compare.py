@@ -207,3 +207,33 @@ def test_the_report_says_it_all():
         "compiled_bytes": 48.0 * MIB,
     }
     assert [u["kind"] for u in told["unplanned"]] == ["all-reduce", "permute"]
+
+
+def test_a_ring_of_permutes_is_the_scatter_it_does():
+    """Four devices pass a piece each three times; two more close the ring."""
+    found = compared(
+        [planned("reduce-scatter", "tensor", 1, 4 * MIB)],
+        [seen("permute", "tensor", 4, MIB), seen("permute", "tensor", 1, MIB)],
+        platform="tpu",
+    )
+    assert found.agrees
+    assert (found.unplanned, found.missing) == ((), ())
+    assert [(r.kind, r.count, r.compiled_bytes) for r in found.rows] == [
+        ("reduce-scatter", 1, 4 * MIB)
+    ]
+
+
+def test_permutes_that_are_too_few_for_a_ring_stay_unplanned():
+    found = compared(
+        [planned("reduce-scatter", "tensor", 1, 4 * MIB)], [seen("permute", "tensor", 2, MIB)]
+    )
+    assert kinds(u.seen for u in found.unplanned) == [("permute", ("tensor",), 2)]
+    assert kinds(found.missing) == [("reduce-scatter", ("tensor",), 1)]
+
+
+def test_a_sum_read_in_pieces_may_be_scattered():
+    found = compared(
+        [planned("all-reduce", "data", 2, MIB)], [seen("reduce-scatter", "data", 2, MIB)]
+    )
+    assert found.agrees
+    assert found.unplanned == ()

@@ -1,0 +1,56 @@
+"""What compilers do that shows in memory, platform by platform, as data.
+
+Every entry was read off compiled programs: the buffer assignments that XLA 0.10.2 for NVIDIA GPUs
+and libtpu 0.0.52 write for the steps of the zoo, beside the tensors that `liveness` has alive at
+the peak (`python -m benchmarks compiled` shows how well they agree).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Ops of class MOVE that can be computed inside the loop that reads them.
+_MOVES = frozenset(
+    {"gather", "slice", "dynamic_slice", "pad", "concatenate", "rev", "split", "tile"}
+)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a compiler fuses and schedules.
+
+    Attributes:
+        reads_through: moves that never stand on their own: their reader looks through them.
+        joins_matmuls: elementwise ops after a matmul or convolution, as long as nobody else reads
+            what lies between, are done on its result before it is stored; cheap ones before it, on
+            its operands as they are read.
+        late_matmuls: a matmul runs shortly before its result is read, and its operands wait for
+            it. So gradients of parameters, which only the optimizer reads, are made at the end.
+        early_buffers: what a loop or a scatter fills is allocated when the loop before it ends.
+        turns: where elementwise ops meet results of two matmuls in different orders of dimensions,
+            one is written once more in the other's order.
+        tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
+            padded in memory.
+    """
+
+    reads_through: frozenset[str] = _MOVES
+    joins_matmuls: bool = False
+    late_matmuls: bool = False
+    early_buffers: bool = False
+    turns: bool = False
+    tile: tuple[int, int] | None = None
+
+
+# What is assumed of a compiler that nobody has looked at.
+PLAIN = Habits()
+
+_HABITS = {
+    "gpu": Habits(late_matmuls=True, early_buffers=True, turns=True),
+    # Tiles: https://openxla.org/xla/tiled_layout; 8 x 128 for all types of 16 and 32 bits.
+    "tpu": Habits(reads_through=frozenset({"gather"}), joins_matmuls=True, tile=(8, 128)),
+}
+
+
+def habits_of(platform: str) -> Habits:
+    """Of the compiler for a JAX platform."""
+    return _HABITS.get(platform, PLAIN)

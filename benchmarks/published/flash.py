@@ -46,7 +46,8 @@ def flash_attention(
 def _attention(
     query: jax.Array, key: jax.Array, value: jax.Array, causal: bool, rate: float
 ) -> jax.Array:
-    return _forward.bind(query, key, value, causal=causal, rate=rate)[0]
+    out: jax.Array = _forward.bind(query, key, value, causal=causal, rate=rate)[0]
+    return out
 
 
 def _keep(
@@ -109,9 +110,7 @@ def attention_kernel(op: OpView) -> Rule:
         behind = (None, heads, None)
         return (*lead, *behind[: len(shape) - len(lead)])
 
-    pairs = math.prod(query[:-3]) * query[-3] * key[-3] * query[-2]
-    if op.params["causal"]:
-        pairs /= 2
+    pairs = math.prod(query[:-1]) * key[-3] / (2 if op.params["causal"] else 1)
     flops = 2.0 * _MATMULS[op.kind] * pairs * query[-1] / op.params["rate"]
     shapes = map(dims, op.in_shapes), map(dims, op.out_shapes)
     return draft.rule(*shapes, OpClass.MATMUL, flops)

@@ -106,6 +106,9 @@ def case_of(row: Row) -> Case:
         raise Unsupported(f"the source does not say {', '.join(missing)}")
     if layout is None:
         raise Unsupported("the source does not say the layout, or a compiler chose it")
+    stated = layout.data * layout.fsdp * layout.tensor * layout.context
+    if stated != row.chips:
+        raise Unsupported(f"the stated sizes make {stated} devices of {row.chips}")
     for name in ("context", "expert"):
         if getattr(layout, name) > 1:
             raise Unsupported(f"{name} dimension not built here yet")

@@ -61,7 +61,8 @@ def test_scores_through_memory_take_longer_than_one_kernel():
         ({"model__layers": None}, "does not say layers"),
         ({"framework": "Abacus"}, "nothing is known of how Abacus trains"),
         ({"layout__remat": "by moonlight"}, "'by moonlight' is not modelled"),
-        ({"layout__context": 2}, "context dimension"),
+        ({"layout__context": 2, "layout__data": 4}, "context dimension"),
+        ({"layout__data": 4}, "make 8 devices of 16"),
     ],
 )
 def test_what_cannot_be_expressed_says_why(changes, why):

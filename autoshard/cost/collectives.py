@@ -33,7 +33,9 @@ else:
     Size = TypeVar("Size")
 
 
-def collective_time_s(kind: str, axis: MeshAxis, size_bytes: Size) -> Size:
+def collective_time_s(
+    kind: str, axis: MeshAxis, size_bytes: Size, latency_part: float = 1.0
+) -> Size:
     """Time of one collective.
 
     Args:
@@ -41,6 +43,7 @@ def collective_time_s(kind: str, axis: MeshAxis, size_bytes: Size) -> Size:
         axis: the mesh axis it runs along.
         size_bytes: on one device, of the larger side: an all-gather's result, a reduce-scatter's
             operand, otherwise the local array. A number, or an array of them.
+        latency_part: how much of the latency falls to this tensor, if it travels with others.
 
     Returns:
         Seconds, of the same kind as `size_bytes`; 0 along an axis of size 1.
@@ -53,10 +56,10 @@ def collective_time_s(kind: str, axis: MeshAxis, size_bytes: Size) -> Size:
     if axis.size == 1:
         return size_bytes * 0.0
     latency_s, s_per_byte = _ALPHA_BETA[kind](axis)
-    time_s = size_bytes * s_per_byte + latency_s
+    time_s = size_bytes * s_per_byte + latency_s * latency_part
     if kind == "all-reduce":
         for latency_s, s_per_byte in axis.other_all_reduces:
-            time_s = _least(time_s, size_bytes * s_per_byte + latency_s)
+            time_s = _least(time_s, size_bytes * s_per_byte + latency_s * latency_part)
     return time_s
 
 
@@ -95,3 +98,5 @@ _ALPHA_BETA: dict[str, Callable[[MeshAxis], tuple[float, float]]] = {
     "all-to-all": _all_to_all,
     "permute": _permute,
 }
+
+COLLECTIVES = frozenset(_ALPHA_BETA)

@@ -172,26 +172,50 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
     return found
 
 
+@dataclass(frozen=True)
+class Reshards:
+    """What every pair of layouts costs, `[s, d]` each.
+
+    Attributes:
+        seconds: of all collectives.
+        windowed_s: of gathers and reduce-scatters among them, which can go piece by piece.
+        copy_bytes: the resharded tensor on one device, where it is another than the tensor itself.
+    """
+
+    seconds: Floats
+    windowed_s: Floats
+    copy_bytes: Floats
+
+
+# Collectives that can go piece by piece, beside pieces of a matmul.
+WINDOWED = frozenset({"all-gather", "reduce-scatter"})
+
+
 def reshard_table(
-    src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]
-) -> tuple[Floats, Floats]:
-    """Seconds and bytes of temporary copies for every pair of layouts.
+    src: Ints,
+    dst: Ints,
+    full_bytes: float,
+    axes: Sequence[MeshAxis],
+    latency_part: float = 1.0,
+) -> Reshards:
+    """Price every pair of layouts.
 
     Args:
         src: layouts of the source, `[s, axes]`.
         dst: layouts of the destination, `[d, axes]`.
         full_bytes: the whole tensor.
         axes: the mesh.
-
-    Returns:
-        (seconds `[s, d]`, bytes `[s, d]`): the copy is the resharded tensor, and while a partial
-        sum is reduced also the unreduced one.
+        latency_part: as in `collective_time_s`.
     """
     seconds = np.zeros((len(src), len(dst)))
+    windowed = np.zeros_like(seconds)
     moved = np.zeros((len(src), len(dst)), dtype=bool)
     for step in steps(src, dst, full_bytes, axes):
-        time = np.asarray(collective_time_s(step.kind, axes[step.axis], step.size_bytes))
-        seconds += np.where(step.mask, time, 0.0)
+        time = collective_time_s(step.kind, axes[step.axis], step.size_bytes, latency_part)
+        added = np.where(step.mask, np.asarray(time), 0.0)
+        seconds += added
+        if step.kind in WINDOWED:
+            windowed += added
         moved |= step.mask
     copy = np.where(moved, local_bytes(dst, full_bytes, axes)[None, :], 0.0)
-    return seconds, copy
+    return Reshards(seconds, windowed, copy)

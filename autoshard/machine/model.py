@@ -34,10 +34,14 @@ class Overlap:
         share: of the time of a loop body's matmuls, how much may hide communication.
         slowdown: what hidden communication still costs, as a fraction of its own time: it takes
             memory bandwidth and, on GPUs, multiprocessors from the compute beside it.
+        windowed: of a matmul's time, how much may hide the gather of its own activation or the
+            scatter of its own sum, where the compiler cuts both in pieces ("collective matmul",
+            Wang et al., ASPLOS 2023); XLA does so only when flags ask for it.
     """
 
     share: float = 0.0
     slowdown: float = 0.0
+    windowed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

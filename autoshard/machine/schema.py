@@ -48,7 +48,7 @@ _COMMON: dict[str, dict[str, Key]] = {
     "peak_flops_per_s": {key: _OPTIONAL for key in sorted(RATE_KEYS)},
     "compute": {"matmul_efficiency": _NEEDED, "op_overhead_s": _NEEDED},
     "matrix_unit": {"tile": Key(list), "units": _COUNT},
-    "overlap": {"share": _NEEDED, "slowdown": _NEEDED},
+    "overlap": {"share": _NEEDED, "slowdown": _NEEDED, "windowed": _OPTIONAL},
     "host": {
         "chips": Key(int, needed=False),
         "dcn_bytes_per_s_per_chip": _OPTIONAL,

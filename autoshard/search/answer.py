@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.collectives import collective_time_s
-from autoshard.cost.overlap import exposed_s
-from autoshard.cost.reshard import PARTIAL, Ints, local_bytes, stages, steps
+from autoshard.cost.collectives import COLLECTIVES, collective_time_s
+from autoshard.cost.overlap import Beside, added_s
+from autoshard.cost.reshard import PARTIAL, WINDOWED, Ints, local_bytes, stages, steps
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
 from autoshard.program.rule import Combiner
@@ -227,12 +227,13 @@ class Answer:
     # -- communication -----------------------------------------------------------------------
 
     def collectives(self) -> tuple[Collective, ...]:
-        budgets_s = self.numbers.budgets_s
         found = [
             c
-            for i, (flow, budget_s) in enumerate(zip(self.graph.flows, budgets_s, strict=True))
+            for i, (flow, near) in enumerate(
+                zip(self.graph.flows, self.numbers.beside, strict=True)
+            )
             if not self._goes_with_a_later(i)
-            for c in self._of_flow(flow, budget_s)
+            for c in self._of_flow(flow, near)
         ]
         found += [c for made in self.graph.sums for c in self._of_sum(made)]
         return tuple(sorted(found, key=lambda c: -c.seconds))
@@ -250,7 +251,7 @@ class Answer:
         src = self._row(flow.src, flow.src_dims, flow.partial)
         return src[0].tolist(), self._row(flow.dst, flow.dst_dims)[0].tolist()
 
-    def _of_flow(self, flow: Flow, budget_s: float) -> Iterator[Collective]:
+    def _of_flow(self, flow: Flow, near: Beside) -> Iterator[Collective]:
         src = self._row(flow.src, flow.src_dims, flow.partial)
         dst = self._row(flow.dst, flow.dst_dims)
         op = self.program.ops[min(flow.at, len(self.program.ops) - 1)]
@@ -263,13 +264,18 @@ class Answer:
                 flow.tensor,
                 op,
                 self._why(flow),
+                near.latency_part,
             )
             for step in steps(src, dst, self.numbers.analysis.wire.size_bytes(flow), self.axes)
         ]
-        total_s = sum(c.seconds for c in found) / self.program.times(flow.region)
+        times = self.program.times(flow.region)
+        total_s, windowed_s = (
+            np.asarray(sum(c.seconds for c in found if c.kind in kinds) / times)
+            for kinds in (COLLECTIVES, WINDOWED)
+        )
         if total_s:
             overlap = self.numbers.machine.chip.overlap
-            part = float(exposed_s(overlap, np.asarray(total_s), budget_s)) / total_s
+            part = float(added_s(overlap, near, total_s, windowed_s) / total_s)
             found = [replace(c, exposed_s=c.seconds * part) for c in found]
         yield from found
 
@@ -283,10 +289,18 @@ class Answer:
                 yield self._collective("all-reduce", int(a), size, times, made.tensor, op, _SUM)
 
     def _collective(
-        self, kind: str, axis: int, size: float, times: int, tensor: int, op: Op, reason: str
+        self,
+        kind: str,
+        axis: int,
+        size: float,
+        times: int,
+        tensor: int,
+        op: Op,
+        reason: str,
+        latency_part: float = 1.0,
     ) -> Collective:
         t = self.program.tensors[tensor]
-        seconds = float(collective_time_s(kind, self.axes[axis], size)) * times
+        seconds = float(collective_time_s(kind, self.axes[axis], size, latency_part)) * times
         return Collective(
             kind=kind,
             axes=(self.axes[axis].name,),

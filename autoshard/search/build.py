@@ -15,15 +15,15 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
 from autoshard.cost.habits import habits_of
 from autoshard.cost.liveness import Liveness, liveness
-from autoshard.cost.overlap import exposed_s
+from autoshard.cost.overlap import Beside, added_s
 from autoshard.cost.padding import padded_elements
-from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, local_bytes, reshard_table
+from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, Reshards, local_bytes, reshard_table
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import OpClass
 from autoshard.search.anatomy import Anatomy, anatomy_of
 from autoshard.search.graph import Flow, Graph, build_graph, classes_of
-from autoshard.search.hiding import budgets_s
+from autoshard.search.hiding import beside
 from autoshard.search.joined import joined_sums
 from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
@@ -92,14 +92,14 @@ class MeshProblem:
     """The numbers for one mesh, and what they mean.
 
     Attributes:
-        budgets_s: per flow, the matmul time that its reshard may hide behind.
+        beside: per flow, what runs beside its reshard.
     """
 
     analysis: Analysis
     machine: Machine
     layouts: Layouts
     problem: Problem
-    budgets_s: tuple[float, ...]
+    beside: tuple[Beside, ...]
 
     @property
     def mesh(self) -> LogicalMesh:
@@ -112,7 +112,7 @@ def build_problem(
     """Price every option of every decision on a mesh."""
     layouts = enumerate_layouts(analysis.graph, mesh)
     builder = _Builder(analysis, machine, layouts)
-    return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes), builder.budgets_s)
+    return MeshProblem(analysis, machine, layouts, builder.build(limit_bytes), builder.beside)
 
 
 class Wire:
@@ -168,11 +168,11 @@ class _Builder:
         self._padded: dict[tuple[object, ...], Floats] = {}
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
-        self.budgets_s = budgets_s(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
+        self.beside = beside(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
         self.joined = analysis.joined
         self._shards: dict[tuple[int, Classes], Floats] = {}
         self._wire = analysis.wire
-        self._tables: dict[tuple[object, ...], tuple[Floats, Floats]] = {}
+        self._tables: dict[tuple[object, ...], Reshards] = {}
 
     def build(self, limit_bytes: float) -> Problem:
         horizon = len(self.program.ops) + 1
@@ -184,8 +184,8 @@ class _Builder:
         self._sums(cost)
         self._storage(usage)
         pairs: dict[tuple[int, int], tuple[Floats, list[Usage]]] = {}
-        for i, (flow, budget_s) in enumerate(zip(self.graph.flows, self.budgets_s, strict=True)):
-            self._flow(flow, budget_s, len(self.joined.get(i, (i,))), cost, usage, pairs)
+        for i, (flow, near) in enumerate(zip(self.graph.flows, self.beside, strict=True)):
+            self._flow(flow, near, len(self.joined.get(i, (i,))), cost, usage, pairs)
         for group in dict.fromkeys(self.joined.values()):
             for i, j in pairwise(group):
                 self._apart(self.graph.flows[i], self.graph.flows[j], len(group), pairs)
@@ -358,7 +358,7 @@ class _Builder:
     def _flow(
         self,
         flow: Flow,
-        budget_s: float,
+        near: Beside,
         joined: int,
         cost: list[Floats],
         usage: list[list[Usage]],
@@ -367,12 +367,13 @@ class _Builder:
         src = self.layouts.state(flow.src, flow.src_dims, flow.partial)
         dst = self.layouts.state(flow.dst, flow.dst_dims)
         size = self._wire.size_bytes(flow)
-        seconds, copy = self._table(src, dst, size)
+        found = self._table(src, dst, size, near.latency_part)
+        copy = found.copy_bytes
         if self._wire.is_converted(flow):
             copy = np.zeros_like(copy)  # what the reader makes of it arrives, and is counted there
         elif flow.into == "result":
             copy = self._unfinished(src, dst, size)  # the finished result is counted as stored
-        seconds = exposed_s(self.machine.chip.overlap, seconds, budget_s)
+        seconds = added_s(self.machine.chip.overlap, near, found.seconds, found.windowed_s)
         seconds = seconds * self.program.times(flow.region)
         # Sums sent as one share the time of one: exact if all are pending; if not, see `_apart`.
         seconds = np.where((src == PARTIAL).any(axis=1)[:, None], seconds / joined, seconds)
@@ -431,8 +432,8 @@ class _Builder:
         held = local_bytes(src, size, self.axes)[:, None]
         return np.where(in_place.all(axis=2), 0.0, held)
 
-    def _table(self, src: Ints, dst: Ints, size: float) -> tuple[Floats, Floats]:
-        key = (src.tobytes(), dst.tobytes(), size)
+    def _table(self, src: Ints, dst: Ints, size: float, latency_part: float) -> Reshards:
+        key = (src.tobytes(), dst.tobytes(), size, latency_part)
         if key not in self._tables:
-            self._tables[key] = reshard_table(src, dst, size, self.axes)
+            self._tables[key] = reshard_table(src, dst, size, self.axes, latency_part)
         return self._tables[key]

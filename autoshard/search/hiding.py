@@ -5,25 +5,29 @@ activation, so XLA runs them beside the matmuls of the same loop body (`autoshar
 A body's matmul time is shared among them by bytes, sums twice, since an all-reduce moves its
 tensor twice: where all of them move, as in ZeRO-3, the shares add up to what can be hidden, and
 where only some do, the rest of the time is left unused, which errs on the safe side.
+
+An activation on its way to or from a matmul can hide only behind that matmul.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 
+from autoshard.cost.overlap import Beside
 from autoshard.machine.model import Chip
-from autoshard.program.ir import Program
+from autoshard.program.ir import Op, Program
 from autoshard.search.graph import Flow, Graph
 from autoshard.search.kinds import WITHOUT_BATCH, Kind
 
 # The new state leaves when no matmul is left in the step.
 _LAST = "new state"
+# XLA sends collectives of one kind as one up to this size: `xla_gpu_all_reduce_combine_threshold`
+# and its like, 30 MiB (https://github.com/openxla/xla/blob/main/xla/debug_options_flags.cc).
+COMBINED_BYTES = 30 * 2**20
 
 
-def budgets_s(
-    graph: Graph, kinds: tuple[Kind, ...], chip: Chip, n_devices: int
-) -> tuple[float, ...]:
-    """Per flow, the seconds of matmuls that one occurrence of its reshard may hide behind.
+def beside(graph: Graph, kinds: tuple[Kind, ...], chip: Chip, n_devices: int) -> tuple[Beside, ...]:
+    """What runs beside each flow's reshard.
 
     Args:
         graph: the decisions.
@@ -37,18 +41,33 @@ def budgets_s(
     matmul_s: dict[int, float] = defaultdict(float)
     for op in program.ops:
         if op.rule.op_class.is_matrix:
-            first = next((t for t in op.inputs if t is not None), op.outputs[0])
-            rate = chip.flops_per_s(program.tensors[first].dtype) * n_devices
-            matmul_s[loops[op.region]] += op.rule.flops / rate
+            matmul_s[loops[op.region]] += _matmul_s(program, op, chip, n_devices)
     weights = [_weight(flow, program, kinds) for flow in graph.flows]
     total: dict[int, float] = defaultdict(float)
+    alike: dict[tuple[int, bool], int] = defaultdict(int)
     for flow, weight in zip(graph.flows, weights, strict=True):
         total[loops[flow.region]] += weight
-    return tuple(
-        matmul_s[loop] * weight / total[loop] if weight else 0.0
-        for flow, weight in zip(graph.flows, weights, strict=True)
-        for loop in (loops[flow.region],)
-    )
+        if weight:
+            alike[loops[flow.region], bool(flow.partial)] += 1
+
+    def of(flow: Flow, weight: float) -> Beside:
+        loop = loops[flow.region]
+        if weight:
+            size = program.tensors[flow.tensor].size_bytes
+            part = max(1 / alike[loop, bool(flow.partial)], min(1.0, size / COMBINED_BYTES))
+            return Beside(matmul_s[loop] * weight / total[loop], latency_part=part)
+        own = [graph.nodes[n].own for n in (flow.src, flow.dst) if kinds[n] is Kind.MATMUL]
+        products = [program.ops[o] for o in own if o is not None]
+        if len(products) != 1:
+            return Beside()
+        return Beside(_matmul_s(program, products[0], chip, n_devices), windowed=True)
+
+    return tuple(of(flow, weight) for flow, weight in zip(graph.flows, weights, strict=True))
+
+
+def _matmul_s(program: Program, op: Op, chip: Chip, n_devices: int) -> float:
+    first = next((t for t in op.inputs if t is not None), op.outputs[0])
+    return op.rule.flops / (chip.flops_per_s(program.tensors[first].dtype) * n_devices)
 
 
 def _weight(flow: Flow, program: Program, kinds: tuple[Kind, ...]) -> float:

@@ -60,7 +60,8 @@ def test_the_table_is_the_sum_of_the_steps() -> None:
     states = [PARTIAL, WHOLE, D0, D1, MINOR]
     src = np.array(list(itertools.product(states, states)))
     dst = np.array(list(itertools.product(states[1:], states[1:])))
-    seconds, copies = reshard_table(src, dst, MIB, AXES)
+    found = reshard_table(src, dst, MIB, AXES)
+    seconds, copies = found.seconds, found.copy_bytes
     for i, j in np.ndindex(seconds.shape):
         parts = described(tuple(src[i]), tuple(dst[j]))
         axis = {a.name: a for a in AXES}
@@ -72,7 +73,8 @@ def test_the_table_is_the_sum_of_the_steps() -> None:
 
 def test_an_axis_of_size_one_moves_nothing() -> None:
     axes = (MeshAxis("data", 1, 1e9, 1e-6),)
-    seconds, copies = reshard_table(np.array([[D0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
+    found = reshard_table(np.array([[D0], [PARTIAL]]), np.array([[WHOLE]]), MIB, axes)
+    seconds, copies = found.seconds, found.copy_bytes
     assert not seconds.any()
     assert not copies.any()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autoshard.cost.compute import Product, product_utilisation
-from autoshard.cost.overlap import exposed_s
+from autoshard.cost.overlap import Beside, added_s
 from autoshard.machine.model import MatrixUnit, Overlap
 
 TPU = MatrixUnit((128, 128, 128))
@@ -51,5 +51,14 @@ def test_no_shape_matters_to_a_plain_unit():
     [(1.0, 0.0, 1.0), (1.0, 4.0, 0.1), (3.0, 4.0, 1.2), (0.0, 4.0, 0.0)],
 )
 def test_what_is_exposed(time_s, budget_s, expected):
-    overlap = Overlap(share=0.5, slowdown=0.1)
-    assert exposed_s(overlap, np.array(time_s), budget_s) == pytest.approx(expected)
+    overlap, time = Overlap(share=0.5, slowdown=0.1), np.array(time_s)
+    assert added_s(overlap, Beside(budget_s), time, 0 * time) == pytest.approx(expected)
+
+
+def test_only_what_can_be_cut_in_pieces_hides_behind_its_own_matmul():
+    seconds, windowed_s = np.array(3.0), np.array(2.0)
+    beside = Beside(budget_s=1.0, windowed=True)
+    plain = added_s(Overlap(share=1.0), beside, seconds, windowed_s)
+    assert plain == pytest.approx(3.0)
+    cut = added_s(Overlap(share=1.0, windowed=1.0), beside, seconds, windowed_s)
+    assert cut == pytest.approx(2.0)

@@ -5,7 +5,7 @@ import pytest
 from autoshard.machine import parse_machine
 from autoshard.models.zoo import zoo
 from autoshard.search.build import Analysis
-from autoshard.search.hiding import budgets_s
+from autoshard.search.hiding import beside
 from autoshard.search.kinds import WITHOUT_BATCH
 from tests.search.programs import traced
 
@@ -20,7 +20,7 @@ def analysis() -> Analysis:
 
 def test_a_loop_body_hides_no_more_than_its_matmuls_take(analysis):
     program, graph = analysis.program, analysis.graph
-    budgets = budgets_s(graph, analysis.kinds, CHIP, 8)
+    budgets = [0.0 if b.windowed else b.budget_s for b in beside(graph, analysis.kinds, CHIP, 8)]
     for region in program.regions:
         if region.kind != "scan":
             continue
@@ -36,21 +36,26 @@ def test_a_loop_body_hides_no_more_than_its_matmuls_take(analysis):
         assert 0 < sum(here) == pytest.approx(matmul_s)
 
 
-def test_activations_and_new_state_hide_behind_nothing(analysis):
-    flows = analysis.graph.flows
-    budgets = budgets_s(analysis.graph, analysis.kinds, CHIP, 8)
-    parameters = WITHOUT_BATCH
-    kinds = analysis.kinds
-    waiting = [
-        b
-        for f, b in zip(flows, budgets, strict=True)
-        if f.into == "new state" or parameters.isdisjoint({kinds[f.src], kinds[f.dst]})
-    ]
-    assert waiting
-    assert not any(waiting)
+def test_activations_hide_behind_their_own_matmul_at_most(analysis):
+    graph, kinds = analysis.graph, analysis.kinds
+    found = list(zip(graph.flows, beside(graph, kinds, CHIP, 8), strict=True))
+    last = [b for f, b in found if f.into == "new state"]
+    waiting = [b for f, b in found if WITHOUT_BATCH.isdisjoint({kinds[f.src], kinds[f.dst]})]
+    assert last
+    assert all(b.budget_s == 0 for b in last)
+    assert any(b.windowed for b in waiting)
+    assert all(b.windowed or b.budget_s == 0 for b in waiting)
+    assert all(b.latency_part == 1 for b in waiting)
+
+
+def test_small_parameters_share_a_latency(analysis):
+    found = beside(analysis.graph, analysis.kinds, CHIP, 8)
+    parts = [b.latency_part for b in found if b.budget_s and not b.windowed]
+    assert parts
+    assert all(0 < part < 1 for part in parts)
 
 
 def test_more_devices_leave_less_to_hide_behind(analysis):
-    one = budgets_s(analysis.graph, analysis.kinds, CHIP, 1)
-    four = budgets_s(analysis.graph, analysis.kinds, CHIP, 4)
+    one = [b.budget_s for b in beside(analysis.graph, analysis.kinds, CHIP, 1)]
+    four = [b.budget_s for b in beside(analysis.graph, analysis.kinds, CHIP, 4)]
     assert sum(four) == pytest.approx(sum(one) / 4)

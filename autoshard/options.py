@@ -34,7 +34,7 @@ class Options:
         memory: limit per device: None (what the device has, less the catalogue's margin), bytes,
             or text such as "14GB" or "14GiB".
         donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
-        strategy: "auto", or the name of an expert layout.
+        strategy: "auto", or an expert layout: "zero3", "megatron", "zero1+sequence_parallel", ...
         intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.

@@ -13,6 +13,7 @@ COMMANDS = {
     "overhead": "benchmarks.overhead:main",
     "planning": "benchmarks.planning:main",
     "published": "benchmarks.published.main:main",
+    "solver": "benchmarks.solver:main",
     "wild": "benchmarks.wild.main:main",
 }
 

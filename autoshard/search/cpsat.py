@@ -7,8 +7,8 @@ Maths, and where it is built:
     sum bytes * x + sum bytes * y + spare = free, spare >= 0    (_limit), added lazily
     minimise sum cost * x + sum cost * y + sum price * spare    (close)
 
-Costs are those that the dual bound has moved (`dual.Bounds`): none is negative and their sum is what
-an answer costs above the bound, so the bound is where the solver starts, and what is cheap by
+Costs are those that the dual bound has moved (`dual.Bounds`): none is negative and their sum is
+what an answer costs above the bound, so the bound is where the solver starts, and what is cheap by
 itself is cheap in all. Times with a price have a row from the start; of the others only those at
 which a found answer would overflow get one; every answer is checked at all times before it is
 believed.
@@ -32,8 +32,9 @@ from autoshard.search.problem import Problem, Usage
 
 # Bytes are counted in units of at least one, and of this fraction of the limit.
 _BYTES_RESOLUTION = 2.0**40
-# Costs are rounded down to this fraction of a known answer's cost: far below what a model can tell.
-_COST_RESOLUTION = 2.0**-36
+# Costs are rounded down to this fraction of what is between bound and ceiling (of the bound where
+# there is no ceiling): far below what a model can tell, and sums stay within 64 bits.
+_COST_RESOLUTION = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def close(
     ceiling_s: float = math.inf,
     seed: int = 0,
     tolerance: float = 1e-4,
-    on_better: Callable[[float], None] = lambda _: None,
+    on_better: Callable[[Sequence[int]], None] = lambda _: None,
 ) -> Closed:
     """Solve over what is in play, adding memory rows until the answer fits everywhere.
 
@@ -193,7 +194,7 @@ def close(
         ceiling_s: answers that cost as much are of no interest.
         seed: makes runs repeatable.
         tolerance: relative gap at which to stop.
-        on_better: called with the objective of every better answer, for display.
+        on_better: called with every better answer that fits, from the solver's thread.
 
     Returns:
         The best answer found that fits. `infeasible`: nothing is below the ceiling.
@@ -206,7 +207,8 @@ def close(
     scale = max(abs(dual.slack().bound_s), _rough_scale(flat) * 1e-9, 1e-12)
     if hint is not None:
         scale = max(scale, abs(problem.cost_s(hint)))
-    unit_s = scale * _COST_RESOLUTION
+    between = ceiling_s - dual.slack().bound_s
+    unit_s = (max(between, 1e-6 * scale) if between < scale else scale) * _COST_RESOLUTION
     # Prices in whole units, so that spare bytes cost exactly what the bound took for them.
     unit_price = unit_s / max(1.0, problem.limit_bytes / _BYTES_RESOLUTION)
     dual.set_price(np.floor(dual.price / unit_price) * unit_price)
@@ -234,7 +236,7 @@ def close(
         cost = flat.cost_s(array)
         if cost < best_s and flat.fits(flat.used_bytes(array)):
             best, best_s = choice, cost
-            on_better(cost)
+            on_better(choice)
 
     def closed(*, optimal: bool = False, infeasible: bool = False) -> Closed:
         found = None if best is None else tuple(int(s) for s in best)

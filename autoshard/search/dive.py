@@ -8,6 +8,7 @@ overflows, the price of that time rises on the way, so the dive lands near or wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ def dive(
     share: float = 0.05,
     free: Ints | None = None,
     start: Ints | None = None,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Dive:
     """Freeze variables, the most certain first, until all are.
 
@@ -48,6 +50,7 @@ def dive(
         share: part of the variables left that is frozen in a round.
         free: the variables to decide; all by default.
         start: an answer that the others keep.
+        go_on: asked every round; what is left is frozen at once when false.
     """
     numbers, messages = dual.arrays, dual.messages
     if free is not None and start is not None:
@@ -63,7 +66,7 @@ def dive(
         left = np.flatnonzero(margin >= 0)
         if len(left) == 0:
             return Dive(option, dual.prices_per_time())
-        count = max(int(len(left) * share), least)
+        count = max(int(len(left) * share), least) if go_on() else len(left)
         surest = left[np.argsort(-margin[left], kind="stable")[:count]]
         messages.low[surest] = option[surest]
         messages.high[surest] = option[surest] + 1

@@ -271,7 +271,7 @@ def ascend(
             break
         used = numbers.used_bytes(np.asarray(choice, dtype=np.int64))
         priced = bool(dual.times) or not numbers.fits(used)
-        if rested >= (_DONE_PRICED if priced else _DONE) and sweep >= 10:
+        if rested >= (max(_DONE_PRICED, max_sweeps // 8) if priced else _DONE) and sweep >= 10:
             break
         if not priced:
             continue

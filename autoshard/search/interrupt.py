@@ -13,6 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+# Ctrl-C, and what programs set to stop in time: a timer, a request to end.
+_STOPPING = {bytes([s]) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+
 
 @contextmanager
 def stopped_by_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
@@ -28,7 +31,7 @@ def stopped_by_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     previous = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
-        if ours.recv(1) == bytes([signal.SIGINT]):
+        if ours.recv(1) in _STOPPING:
             stop()
 
     watcher = threading.Thread(target=watch, daemon=True)

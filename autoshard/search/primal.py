@@ -46,9 +46,13 @@ class Primal:
         self.price = dual.prices_per_time()  # at which the best answer was found
         self.lock = threading.Lock()
         self.stop = threading.Event()
+        self.deadline = 0.0
+        self.runs = 0
         self.variables = np.flatnonzero(np.diff(dual.graph.option_at) > 1)
 
-    def run(self, *, deadline: float, workers: int, rounds: int, patience: int) -> None:
+    def run(
+        self, *, deadline: float, workers: int = 1, rounds: int = 1 << 30, patience: int = 1 << 30
+    ) -> None:
         """Work until the deadline.
 
         Args:
@@ -57,25 +61,28 @@ class Primal:
             rounds: at most so many dives per worker.
             patience: stop after so many dives of a worker in a row without a better answer.
         """
+        self.deadline = deadline
+        self.runs += 1
         if workers == 1:
-            self._work(0, deadline, rounds, patience)
+            self._work(0, rounds, patience)
             return
         with ThreadPoolExecutor(workers) as pool:
-            futures = [
-                pool.submit(self._work, k, deadline, rounds, patience) for k in range(workers)
-            ]
+            futures = [pool.submit(self._work, k, rounds, patience) for k in range(workers)]
             try:
                 for future in futures:
                     future.result()
             finally:
                 self.stop.set()
 
-    def _work(self, worker: int, deadline: float, rounds: int, patience: int) -> None:
-        rng = np.random.default_rng((self.seed, worker))
+    def _go_on(self) -> bool:
+        return time.monotonic() < self.deadline and not self.stop.is_set()
+
+    def _work(self, worker: int, rounds: int, patience: int) -> None:
+        rng = np.random.default_rng((self.seed, worker, self.runs))
         price, since = self.dual.price, 0
         moves = max(8 * len(self.variables), 2000)
         for k in range(rounds):
-            if time.monotonic() > deadline or self.stop.is_set() or since > patience:
+            if not self._go_on() or since > patience:
                 return
             dual = self.dual.copy()
             whole = self.best.choice is None or rng.random() < (1.0 if k == 0 else 0.1)
@@ -88,7 +95,9 @@ class Primal:
                     start = np.array(self.best.choice, dtype=np.int64)
                 free = self._part(rng)
             raise_s = float(rng.choice(_RAISES)) * max(abs(self.best.bound_s), 1e-12)
-            found = dive(dual, raise_s=raise_s, free=free, start=start, share=0.05 if whole else 0.1)
+            found = dive(
+                dual, raise_s=raise_s, free=free, start=start, share=0.05 if whole else 0.1
+            )
             choice, fits = found.choice, self._fits(found.choice)
             if not fits:
                 choice, fits = self._repair(choice, found.price, moves, rng)
@@ -105,6 +114,7 @@ class Primal:
                 scales=scales,
                 moves=moves if whole else moves // 4,
                 seed=int(rng.integers(1 << 40)),
+                go_on=self._go_on,
             )
             since = 0 if self._offer(choice, found.price) else since + 1
 
@@ -138,6 +148,7 @@ class Primal:
                 scales=(1.0,),
                 moves=moves,
                 seed=int(rng.integers(1 << 40)),
+                go_on=self._go_on,
             )
             if fits or worst == 0.0:
                 break

@@ -11,7 +11,7 @@ frustration", 2014.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from autoshard.search.arrays import Arrays, Floats, Ints
 
 # Trees have up to this many variables.
 _LARGEST = 60
+# Moves made without looking at the clock.
+_AT_ONCE = 2000
 
 
 def descend(
@@ -30,6 +32,7 @@ def descend(
     scales: Sequence[float],
     moves: int,
     seed: int,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[Ints, bool]:
     """Tree moves from an answer.
 
@@ -40,6 +43,7 @@ def descend(
         scales: of the prices, one per round.
         moves: trees per round.
         seed: of the trees.
+        go_on: asked every now and then; ends the search when false.
 
     Returns:
         The answer, and whether it fits.
@@ -50,22 +54,25 @@ def descend(
     pair_charge = np.zeros(0)
     if len(numbers.pair_room.owner):
         pair_charge = numbers.priced_table(price) - numbers.graph.table
-    overflow = 0.0
-    for k, scale in enumerate(scales):
-        overflow = kernels.tree_moves(
-            numbers.graph,
-            numbers.unary,
-            charge,
-            pair_charge,
-            float(scale),
-            numbers.room,
-            numbers.pair_room,
-            numbers.free_bytes,
-            used,
-            numbers.hair_bytes,
-            choice,
-            (seed + k) & 0xFFFFFFFFFFFF,
-            moves,
-            _LARGEST,
-        )
-    return choice, overflow == 0.0 and numbers.fits(numbers.used_bytes(choice))
+    rng = np.random.default_rng(seed)
+    for scale in scales:
+        for begin in range(0, moves, _AT_ONCE):
+            if not go_on():
+                break
+            kernels.tree_moves(
+                numbers.graph,
+                numbers.unary,
+                charge,
+                pair_charge,
+                float(scale),
+                numbers.room,
+                numbers.pair_room,
+                numbers.free_bytes,
+                used,
+                numbers.hair_bytes,
+                choice,
+                int(rng.integers(1 << 47)),
+                min(_AT_ONCE, moves - begin),
+                _LARGEST,
+            )
+    return choice, numbers.fits(numbers.used_bytes(choice))

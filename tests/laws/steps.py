@@ -15,13 +15,21 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from autoshard.models import convnet, gpt, gpt_linen, gpt_nnx, mlp
+from autoshard.models import convnet, gpt, gpt_linen, gpt_nnx, llama, mlp, moe
 
 GPT = gpt.Config(vocab=32, seq=8, layers=2, heads=4, embed=16, mlp_ratio=2, compute_dtype="float32")
 MLP = mlp.Config(sizes=(16, 32, 16, 8), compute_dtype="float32")
 CONVNET = convnet.Config(
     image=8, widths=(8, 16), blocks=1, groups=4, classes=8, compute_dtype="float32"
 )
+LLAMA = llama.Config(
+    vocab=32, seq=8, layers=2, embed=16, heads=4, kv_heads=2, hidden=32, remat=False,
+    compute_dtype="float32",
+)  # fmt: skip
+MOE = moe.Config(
+    vocab=32, seq=8, layers=1, embed=16, heads=4, kv_heads=2, hidden=32, remat=False,
+    compute_dtype="float32", experts=4, capacity=2.0,
+)  # fmt: skip
 BATCH = 8
 
 # An epsilon well above round-off: the update is then a smooth function of the gradient, and five
@@ -130,4 +138,8 @@ VARIANTS = (
     Case("mlp bfloat16", functional(mlp, replace(MLP, **BFLOAT16), SGD), bfloat16=True),
     Case("gpt bfloat16", functional(gpt, replace(GPT, **BFLOAT16), SGD), bfloat16=True),
 )
-BY_NAME = {case.name: case for case in (*MODELS, *VARIANTS)}
+FAMILIES = (
+    Case("llama", functional(llama, LLAMA)),
+    Case("moe", functional(moe, MOE)),
+)
+BY_NAME = {case.name: case for case in (*MODELS, *VARIANTS, *FAMILIES)}

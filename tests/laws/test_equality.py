@@ -67,6 +67,19 @@ def test_state_and_weights_split_over_both_axes(name: str) -> None:
     assert len(split_state(found)) > 3
 
 
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("mlp", "zero1+megatron"),
+        ("gpt", "sequence_parallel"),
+        ("gpt", "context_parallel"),
+        ("moe", "expert_parallel+megatron"),
+    ],
+)
+def test_experts_of_two_axes(name: str, strategy: str) -> None:
+    holds(BY_NAME[name], mesh=MESH, strategy=strategy, steps=3)
+
+
 @pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_every_decision_at_random(name: str) -> None:
     at_random(BY_NAME[name], seed=0)
@@ -101,10 +114,17 @@ def test_optimizers_and_ways_to_train(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["data_parallel", "zero3", "megatron", "fsdp_tensor"])
-@pytest.mark.parametrize("name", ["mlp", "gpt", "gpt linen", "convnet"])
+@pytest.mark.parametrize("strategy", ["data_parallel", "zero1", "zero3", "megatron", "fsdp_tensor"])
+@pytest.mark.parametrize("name", ["mlp", "gpt", "gpt linen", "convnet", "llama"])
 def test_expert_layouts(name: str, strategy: str) -> None:
     holds(BY_NAME[name], strategy=strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sequence_parallel", "context_parallel"])
+@pytest.mark.parametrize("name", ["gpt linen", "gpt unrolled", "gpt remat", "llama", "moe"])
+def test_expert_layouts_along_the_sequence(name: str, strategy: str) -> None:
+    holds(BY_NAME[name], mesh=MESH, strategy=f"zero3+{strategy}")
 
 
 @pytest.mark.slow

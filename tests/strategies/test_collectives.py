@@ -59,10 +59,10 @@ def test_zero1_scatters_gradients_and_gathers_new_parameters_once() -> None:
 def test_zero3_gathers_weights_for_use_and_scatters_gradients() -> None:
     p = planned("mlp-8k", "zero3", data=8)
     assert not whole(p, "parameter") | whole(p, "optimizer")
-    # No narrower type waits at rest: gathered after the cast, in two bytes an element.
     gathered = [c for c in p.collectives if c.reason == "parameter gathered for use"]
     assert {c.kind for c in gathered} == {"all-gather"}
-    assert {c.tensor.split("[")[0] for c in gathered if "," in c.tensor} == {"bfloat16"}
+    # At rest they are float32; they travel as the two bytes an element that products read.
+    assert {c.bytes for c in gathered if "," in c.tensor} == {8192 * 32768 * 2}
     assert kinds(p, "data", "gradient summed") == {"reduce-scatter": 4}
     assert not kinds(p, "data", "new state")
 

@@ -10,6 +10,7 @@ from importlib import import_module
 COMMANDS = {
     "costing": "benchmarks.costing:main",
     "compiled": "benchmarks.compiled.main:main",
+    "figures": "benchmarks.figures:main",
     "overhead": "benchmarks.overhead:main",
     "planning": "benchmarks.planning:main",
     "published": "benchmarks.published.main:main",

@@ -1,0 +1,288 @@
+"""Tables and plots of committed results, for the pages in docs/.
+
+`python -m benchmarks figures` writes docs/plots/*.svg and the tables between the markers
+`<!-- begin: NAME -->` and `<!-- end -->` of docs/*.md anew. Nothing here is typed in: what a table
+says is in benchmarks/results, each file with the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PLOTS = ROOT / "docs" / "plots"
+_BLOCK = re.compile(r"(<!-- begin: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+_GIB = 2.0**30
+
+Result = Mapping[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write all of them; 0, or 1 where a page asks for a table that there is not."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks figures", description=__doc__)
+    parser.add_argument("--no-plots", action="store_true", help="tables only, without matplotlib")
+    args = parser.parse_args(argv)
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(f"wrote {page.relative_to(ROOT)}")
+    if not args.no_plots:
+        for name, (draw, source) in FIGURES.items():
+            _plot(PLOTS / f"{name}.svg", draw, _result(source))
+            print(f"wrote docs/plots/{name}.svg")
+    return 0
+
+
+def pages() -> Iterator[Path]:
+    """The pages that have tables of results."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        names = {found[2] for found in _BLOCK.finditer(page.read_text(encoding="utf-8"))}
+        if names & set(TABLES):
+            yield page
+
+
+def filled(page: str) -> str:
+    """A page with its tables made anew."""
+
+    def made(block: re.Match[str]) -> str:
+        if block[2] not in TABLES:
+            return block[0]
+        table, source = TABLES[block[2]]
+        return f"{block[1]}{table(_result(source))}\n{block[3]}"
+
+    return _BLOCK.sub(made, page)
+
+
+def _result(name: str) -> Result:
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def _compiled_summary(result: Result) -> str:
+    rows = [
+        [
+            name,
+            str(s["pairs"]),
+            f"{s['memory_median']:.1%}",
+            f"{s['memory_under']:+.1%}",
+            f"{s['memory_over']:+.1%}",
+            f"{s['sent_near']:.0%}",
+        ]
+        for name, s in result["summary"].items()
+    ]
+    head = ["compiler", "pairs", "peak, median error", "lowest", "highest", "bytes sent within 5 %"]
+    return markdown(head, rows)
+
+
+def _compiled_models(result: Result) -> str:
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for p in result["pairs"]:
+        if "compiled_peak_bytes" in p:
+            groups.setdefault((_model(p), _machine(p["on"])), []).append(p)
+    rows = [
+        [
+            f"{model} on {machine}",
+            str(len(found)),
+            f"{median(map(_gib('predicted'), found)):.2f}",
+            f"{median(map(_gib('compiled'), found)):.2f}",
+            f"{median(abs(_peak_error(p)) for p in found):.1%}",
+            f"{max((_peak_error(p) for p in found), key=abs):+.1%}",
+        ]
+        for (model, machine), found in sorted(groups.items())
+    ]
+    head = ["model", "pairs", "predicted GiB", "compiled GiB", "median error", "worst"]
+    return markdown(head, rows)
+
+
+def _model(pair: Result) -> str:
+    changes = "".join(f", {k} {v}" for k, v in pair["changes"].items())
+    return f"{pair['model']}{changes}"
+
+
+def _machine(on: str) -> str:
+    """The kind of machine: TPU of a generation, or H100."""
+    return re.split(r"[:x]", on)[-1] if "x" in on and ":" not in on else on.split(":")[0]
+
+
+def _gib(whose: str) -> Callable[[Result], float]:
+    return lambda pair: float(pair[f"{whose}_peak_bytes"]) / _GIB
+
+
+def _peak_error(pair: Result) -> float:
+    return float(pair["predicted_peak_bytes"] / pair["compiled_peak_bytes"] - 1)
+
+
+def _published_summary(result: Result) -> str:
+    names = {"held_out": "held out", "fitted_on": "fitted on", "all": "all"}
+    rows = [
+        [
+            names[name],
+            str(s["rows"]),
+            _optional(s["median_error_step"], ".1%"),
+            _optional(s["median_error_memory"], ".1%"),
+            _optional(s["median_spearman"], ".2f"),
+            _optional(s["median_regret"], ".3f"),
+            _optional(s["worst_regret"], ".3f"),
+        ]
+        for name, s in result["summary"].items()
+    ]
+    head = [
+        "runs",
+        "number",
+        "step, median error",
+        "memory, median error",
+        "rank (Spearman), median",
+        "regret, median",
+        "regret, worst",
+    ]
+    return markdown(head, rows)
+
+
+def _published_groups(result: Result) -> str:
+    rows = [
+        [
+            g["group"],
+            str(g["rows"]),
+            _optional(g["regret"], ".3f"),
+            _optional(g["spearman"], ".2f"),
+            _optional(g["median_error_step"], ".1%"),
+            _optional(g["median_error_memory"], ".1%"),
+        ]
+        for g in result["groups"]
+        if g["group"] and g["regret"] is not None
+    ]
+    head = ["group", "runs", "regret", "rank", "step error", "memory error"]
+    return markdown(head, rows)
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _costing(result: Result) -> str:
+    rows = [
+        [
+            r["model"] + "".join(f", {k} {v}" for k, v in r["changes"].items()),
+            str(r["ops"]),
+            str(r["decisions"]),
+            f"{r['tables_s']:.2f} s",
+            f"{r['one_plan_s'] * 1e3:.2f} ms",
+        ]
+        for r in result["rows"]
+    ]
+    return markdown(["model", "ops", "decisions", "tables of one mesh", "one plan"], rows)
+
+
+# name in the page -> (what makes it, the result it is made from)
+TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
+    "compiled-summary": (_compiled_summary, "compiled"),
+    "compiled-models": (_compiled_models, "compiled"),
+    "published-summary": (_published_summary, "published"),
+    "published-groups": (_published_groups, "published"),
+    "costing": (_costing, "costing"),
+}
+
+
+# -- plots ---------------------------------------------------------------------------------------
+
+
+def _draw_compiled(result: Result, axes: Any) -> None:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for p in result["pairs"]:
+        if "compiled_peak_bytes" in p:
+            point = (_gib("compiled")(p), _gib("predicted")(p))
+            series.setdefault(_machine(p["on"]), []).append(point)
+    _against(axes, series, "compiled peak per device, GiB", "predicted, GiB")
+
+
+def _draw_steps(result: Result, axes: Any) -> None:
+    _against(
+        axes,
+        _by_framework(result, "measured_step_s", "predicted_step_s", 1.0),
+        "measured step, s",
+        "predicted, s",
+    )
+
+
+def _draw_memory(result: Result, axes: Any) -> None:
+    _against(
+        axes,
+        _by_framework(result, "measured_memory_bytes", "predicted_peak_bytes", _GIB),
+        "measured memory per device, GiB",
+        "predicted, GiB",
+    )
+
+
+def _by_framework(
+    result: Result, x: str, y: str, unit: float
+) -> dict[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for r in result["rows"]:
+        if r[x] is not None and r[y] is not None:
+            name = str(r["framework"]).split(" (")[0].split(" /")[0]
+            series.setdefault(name, []).append((r[x] / unit, r[y] / unit))
+    return series
+
+
+def _against(
+    axes: Any, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str
+) -> None:
+    """Points against the diagonal, with the lines 15 % beside it."""
+    every = [v for points in series.values() for point in points for v in point]
+    ends = [min(every) / 1.2, max(every) * 1.2]
+    axes.plot(ends, ends, color="#888", linewidth=1, zorder=0)
+    for factor in (1.15, 1 / 1.15):
+        axes.plot(ends, [e * factor for e in ends], color="#ccc", linewidth=0.8, zorder=0)
+    for name, points in sorted(series.items()):
+        axes.scatter(*zip(*points, strict=True), s=14, alpha=0.7, label=f"{name} ({len(points)})")
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, xlim=ends, ylim=ends)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, fontsize=7)
+
+
+# name of the file -> (what draws it, the result it is drawn from)
+FIGURES: dict[str, tuple[Callable[[Result, Any], None], str]] = {
+    "compiled-memory": (_draw_compiled, "compiled"),
+    "published-steps": (_draw_steps, "published"),
+    "published-memory": (_draw_memory, "published"),
+}
+
+
+def _plot(file: Path, draw: Callable[[Result, Any], None], result: Result) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    # Equal results give equal files.
+    matplotlib.rcParams["svg.hashsalt"] = file.stem
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 5.2), layout="constrained")
+    draw(result, axes)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

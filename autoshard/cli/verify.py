@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mesh", type=mesh, help='fixed axis sizes: "data=4,tensor=2"')
     parser.add_argument("--memory", type=size_bytes, help="limit per device, such as 14GB")
-    parser.add_argument("--strategy", metavar="NAME", help="an expert's layout, such as zero1+megatron")
+    parser.add_argument(
+        "--strategy", metavar="NAME", help="an expert's layout, such as zero1+megatron"
+    )
     parser.add_argument("--donate", type=indices, metavar="ARGS", help="as for plan")
     parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")

@@ -254,8 +254,8 @@ def _stored(program: Program, habits: Habits) -> list[bool]:
     for leaf in (*program.inputs, *program.outputs):
         if leaf.tensor is not None:
             stored[leaf.tensor] = True
-    for t in _turned(program) if habits.turns else ():
-        stored[t] = True
+    for turned in _turned(program) if habits.turns else ():
+        stored[turned] = True
     joined_after = _joined_after(program) if habits.joins_matmuls else {}
     joined_before = _joined_before(program) if habits.joins_matmuls else frozenset()
     for op in reversed(program.ops):
@@ -264,15 +264,15 @@ def _stored(program: Program, habits: Habits) -> list[bool]:
             for t in op.inputs:
                 if t is not None and t not in joined_before:
                     stored[t] = True
-            for t in op.outputs:
-                stored[joined_after.get(t, t)] = True
+            for made in op.outputs:
+                stored[joined_after.get(made, made)] = True
         elif not fusible and not shares_buffer(op):
             for t in (*op.inputs, *op.outputs):
                 if t is not None:
                     stored[t] = True
         elif fusible and is_reduction(op):
-            for t in op.outputs:
-                stored[t] = True
+            for made in op.outputs:
+                stored[made] = True
         elif shares_buffer(op) and (any(stored[o] for o in op.outputs) or "_" in op.kind):
             for t in op.inputs:
                 if t is not None:

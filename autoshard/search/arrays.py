@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autoshard.search.problem import Floats, Problem, Usage
-
-Ints = NDArray[np.int64]
+from autoshard.search.problem import Floats, Ints, Problem, Usage
 
 
 class Graph(NamedTuple):
@@ -158,7 +155,8 @@ def _spread(room: Room, rate: Floats, entries: Ints | None, at: Ints, length: in
     within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
     where = np.repeat(at[room.owner[entries]], count) + within
     size = room.size[np.repeat(room.size_at[:-1][entries], count) + within]
-    return np.bincount(where, np.repeat(rate, count) * size, length)
+    # numpy's stubs take weighted counts for integers.
+    return np.bincount(where, np.repeat(rate, count) * size, length).astype(np.float64)
 
 
 def arrays(problem: Problem) -> Arrays:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoshard.search.network import Ints, Network
-from autoshard.search.problem import Floats
+from autoshard.search.network import Network
+from autoshard.search.problem import Floats, Ints
 
 # A table counts as row + column when it differs by less than this fraction of its largest entry.
 _ROUNDING = 1e-13

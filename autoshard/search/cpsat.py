@@ -24,17 +24,19 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.sat.python import cp_model
 
-from autoshard.search.arrays import Arrays, Floats
+from autoshard.search.arrays import Arrays
 from autoshard.search.dual import Bounds, Dual
 from autoshard.search.fixing import InPlay, in_play
 from autoshard.search.interrupt import stopped_by_ctrl_c
-from autoshard.search.problem import Problem, Usage
+from autoshard.search.problem import Floats, Problem, Usage
 
 # Bytes are counted in units of at least one, and of this fraction of the limit.
 _BYTES_RESOLUTION = 2.0**40
 # Costs are rounded down to this fraction of what is between bound and ceiling (of the bound where
-# there is no ceiling): far below what a model can tell, and sums stay within 64 bits.
-_COST_RESOLUTION = 2.0**-40
+# there is no ceiling). Small weights solve faster by far; what rounding leaves open is closed in a
+# second step, in which only what was rounded off is weighed, this much finer.
+_COST_RESOLUTION = 2.0**-24
+_FINER = 2**14
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,18 @@ class _Model:
         self.y: list[dict[tuple[int, int], cp_model.IntVar]] = []
         self.terms: list[cp_model.IntVar] = []
         self.weights: list[int] = []
-        self.spares: list[tuple[cp_model.IntVar, int]] = []
+        self.rests: list[int] = []  # of the weights: what was rounded off, `_FINER` to a unit
         self.unit_bytes = max(1.0, problem.limit_bytes / _BYTES_RESOLUTION)
         self._choose()
         for k in range(len(problem.pairs)):
             self._link(k)
 
     def _add_cost(self, var: cp_model.IntVar, cost_s: float) -> None:
-        weight = math.floor(cost_s / self.unit_s)
-        if weight > 0:
+        if cost_s > 0:
+            weight = math.floor(cost_s / self.unit_s)
             self.terms.append(var)
             self.weights.append(weight)
+            self.rests.append(math.floor((cost_s / self.unit_s - weight) * _FINER))
 
     def _choose(self) -> None:
         for i, own in enumerate(self.bounds.unary):
@@ -123,7 +126,12 @@ class _Model:
         if self.problem.base_bytes is not None:
             free -= float(self.problem.base_bytes[when])
         bound = math.floor(free / unit)
-        weight = math.floor(price * unit / self.unit_s)
+        # Sizes are often multiples of a larger number; small coefficients solve faster.
+        common = math.gcd(*weights) or 1
+        weights = [w // common for w in weights]
+        bound //= common
+        price_s = price * unit * common
+        weight = math.floor(price_s / self.unit_s)
         used = cp_model.LinearExpr.weighted_sum(terms, weights)
         if weight <= 0:
             self.model.add(used <= bound)
@@ -133,11 +141,22 @@ class _Model:
             most = min(bound, math.ceil(self.room_s / self.unit_s / weight) + 1)
         spare = self.model.new_int_var(0, max(most, 0), "")
         self.model.add(used + spare == bound)
-        self.terms.append(spare)
-        self.weights.append(weight)
+        self._add_cost(spare, price_s)
 
     def minimize(self) -> None:
         self.model.minimize(cp_model.LinearExpr.weighted_sum(self.terms, self.weights))
+
+    def differ(self, choice: Sequence[int]) -> None:
+        """Ask for another answer than this one."""
+        self.model.add_bool_or([row[s].negated() for row, s in zip(self.x, choice, strict=True)])
+
+    def minimize_finely(self, proven: int, most: int) -> None:
+        """Weigh what was rounded off, among answers whose weights add up to `proven` to `most`."""
+        above = self.model.new_int_var(0, max(most - proven, 0), "")
+        total = cp_model.LinearExpr.weighted_sum(self.terms, self.weights)
+        self.model.add(total == above + proven)
+        rest = cp_model.LinearExpr.weighted_sum(self.terms, self.rests)
+        self.model.minimize(rest + above * _FINER)
 
     def hint(self, choice: Sequence[int]) -> None:
         self.model.clear_hints()  # type: ignore[no-untyped-call]
@@ -228,7 +247,10 @@ def close(
         model.hint(hint)
         _add_peaks(model, flat, hint, rows)
     model.minimize()
-    bound_s, best, best_s = bounds.bound_s, hint, math.inf if hint is None else problem.cost_s(hint)
+    best, best_s = hint, math.inf if hint is None else problem.cost_s(hint)
+    # The solver's objective is in units of `step_s` above `floor_s`.
+    bound_s = floor_s = bounds.bound_s
+    step_s, fine = unit_s, False
 
     def take(choice: Sequence[int]) -> None:
         nonlocal best, best_s
@@ -245,13 +267,13 @@ def close(
     while True:
         left = deadline - time.monotonic()
         if left <= 0.05:
-            return closed()
+            return closed(optimal=fine)
         solver = cp_model.CpSolver()
         solver.parameters.max_time_in_seconds = left
         solver.parameters.random_seed = seed
         solver.parameters.num_workers = 2
         # The gap is asked of the whole cost, the solver knows what is above the bound.
-        solver.parameters.absolute_gap_limit = tolerance * scale / unit_s
+        solver.parameters.absolute_gap_limit = tolerance * scale / step_s
         solver.parameters.relative_gap_limit = 0.0
         solver.parameters.catch_sigint_signal = False
         with stopped_by_ctrl_c(solver.stop_search):
@@ -260,16 +282,24 @@ def close(
             bound_s = max(bound_s, min(ceiling_s, best_s))
             return closed(optimal=best is not None, infeasible=best is None)
         # Weights were rounded down, so the bound stands.
-        bound_s = max(bound_s, bounds.bound_s + max(solver.best_objective_bound, 0.0) * unit_s)
+        proven = max(solver.best_objective_bound, 0.0)
+        bound_s = max(bound_s, floor_s + proven * step_s)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return closed()
+            return closed(optimal=fine)
         choice = tuple(
             next(s for s, var in row.items() if solver.boolean_value(var)) for row in model.x
         )
         take(choice)
-        if not _add_violated(model, flat, choice, rows):
-            return closed(optimal=status == cp_model.OPTIMAL)
-        model.hint(choice)
+        if _add_violated(model, flat, choice, rows):
+            model.hint(choice)
+            continue
+        if fine or status != cp_model.OPTIMAL or best_s - bound_s <= tolerance * scale:
+            return closed(optimal=fine or status == cp_model.OPTIMAL)
+        fine, least = True, math.ceil(proven - 1e-6)
+        model.minimize_finely(least, math.ceil((best_s - floor_s) / unit_s))
+        floor_s, step_s = floor_s + least * unit_s, unit_s / _FINER
+        if best is not None:
+            model.hint(best)
 
 
 def _within(problem: Problem, play: InPlay, keep: Sequence[Sequence[int]]) -> InPlay:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoshard.search.arrays import Floats, Ints
 from autoshard.search.dual import Dual
+from autoshard.search.problem import Floats, Ints
 
 # Passes between two rounds of freezing.
 _PASSES = 2

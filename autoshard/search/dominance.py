@@ -15,8 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autoshard.search.network import Ints
-from autoshard.search.problem import Floats, Usage
+from autoshard.search.problem import Floats, Ints, Usage
 
 # Cells looked at in one go: bounds memory, and keeps it in cache.
 _CHUNK = 1 << 20

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoshard.search.arrays import Arrays, Floats, Ints, arrays
-from autoshard.search.problem import Problem, Usage, gap
+from autoshard.search.arrays import Arrays, arrays
+from autoshard.search.problem import Floats, Ints, Problem, Usage, gap
 from autoshard.search.trws import Messages, kernels
 
 # A target this much above the bound, at first; less whenever the bound rests this many steps.

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from autoshard.search.arrays import Floats, Graph, Ints, Room
+from autoshard.search.arrays import Graph, Room
+from autoshard.search.problem import Floats, Ints
 
 Function = TypeVar("Function", bound=Callable[..., object])
 

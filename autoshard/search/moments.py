@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoshard.search.network import Ints
-from autoshard.search.problem import Floats
+from autoshard.search.problem import Floats, Ints
 
 
 def moments(start: Ints, end: Ints, most_bytes: Floats, base_bytes: Floats, limit: float) -> Ints:
     """Times that matter, ascending.
 
     Args:
-        start, end: lifetimes of what takes room, both included.
+        start: first time at which each thing takes room.
+        end: the last one, included.
         most_bytes: the most that each may take; the least is 0.
         base_bytes: in use at each time whatever is decided.
         limit: bytes that may be in use.

@@ -11,11 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autoshard.search.problem import Floats, Problem, Usage
-
-Ints = NDArray[np.int64]
+from autoshard.search.problem import Floats, Ints, Problem, Usage
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from autoshard.search.arrays import Floats, Ints
 from autoshard.search.dive import dive
 from autoshard.search.dual import Best, Dual
+from autoshard.search.problem import Floats, Ints
 from autoshard.search.trees import descend
 
 # Prices are scaled by these in turn once an answer fits.
@@ -63,6 +63,7 @@ class Primal:
         """
         self.deadline = deadline
         self.runs += 1
+        self.stop.clear()
         if workers == 1:
             self._work(0, rounds, patience)
             return
@@ -106,7 +107,7 @@ class Primal:
                 since += 1
                 continue
             price = self.dual.price
-            scales = _FALLING if whole else rng.choice(_FALLING[1:], 1).tolist() + [0.0]
+            scales = _FALLING if whole else [*rng.choice(_FALLING[1:], 1).tolist(), 0.0]
             choice, _ = descend(
                 self.dual.arrays,
                 choice,

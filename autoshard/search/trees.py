@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from autoshard.search import kernels
-from autoshard.search.arrays import Arrays, Floats, Ints
+from autoshard.search.arrays import Arrays
+from autoshard.search.problem import Floats, Ints
 
 # Trees have up to this many variables.
 _LARGEST = 60

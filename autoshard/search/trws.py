@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from autoshard.search.arrays import Floats, Graph, Ints
+from autoshard.search.arrays import Graph
+from autoshard.search.problem import Floats, Ints
 
 # From this many cells in all passes on compiled loops are worth the time it takes to load them.
 _WORTH_COMPILING = 3e7

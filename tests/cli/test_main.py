@@ -61,7 +61,7 @@ def test_diff(saved, other, capsys):
     assert main(["diff", saved, saved]) == 0
     assert capsys.readouterr().out == "no differences\n"
     assert main(["diff", saved, other]) == 1
-    assert "predicted step: 169 ms -> 200 ms (1.18x)" in capsys.readouterr().out
+    assert "predicted step: 166 ms -> 200 ms (1.21x)" in capsys.readouterr().out
     assert main(["diff", saved, other, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["differ"] is True

@@ -29,6 +29,7 @@ class Habits:
         early_buffers: what a loop or a scatter fills is allocated when the loop before it ends.
         turns: where elementwise ops meet results of two matmuls in different orders of dimensions,
             one is written once more in the other's order.
+        sums_after_loops: an all-reduce of what a loop only adds to its carry is done once, after it.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
@@ -38,6 +39,7 @@ class Habits:
     late_matmuls: bool = False
     early_buffers: bool = False
     turns: bool = False
+    sums_after_loops: bool = False
     tile: tuple[int, int] | None = None
 
 
@@ -45,7 +47,7 @@ class Habits:
 PLAIN = Habits()
 
 _HABITS = {
-    "gpu": Habits(late_matmuls=True, early_buffers=True, turns=True),
+    "gpu": Habits(late_matmuls=True, early_buffers=True, turns=True, sums_after_loops=True),
     # Tiles: https://openxla.org/xla/tiled_layout; 8 x 128 for all types of 16 and 32 bits.
     "tpu": Habits(reads_through=frozenset({"gather"}), joins_matmuls=True, tile=(8, 128)),
 }

@@ -65,6 +65,12 @@ def local_bytes(state: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Flo
     return full_bytes / shards
 
 
+def only_finishes(src: Ints, dst: Ints) -> Bools:
+    """Whether pending sums are made whole and nothing else changes; axes are the last dimension."""
+    found: Bools = ((src == dst) | ((src == PARTIAL) & (dst == WHOLE))).all(axis=-1)
+    return found
+
+
 def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Iterator[Step]:
     """The collectives between every layout of `src` `[s, axes]` and of `dst` `[d, axes]`."""
     s, d = dim_of(src)[:, None, :], dim_of(dst)[None, :, :]

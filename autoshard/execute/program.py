@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from autoshard import _compat
@@ -48,7 +49,7 @@ class Executable:
 
         State that is committed nowhere is put in place without a word: the step's own results
         come back placed, and JAX would compile once for either kind of argument. What was moved
-        from is left alone, donated or not: a move may share its buffers.
+        from is left alone, donated or not.
         """
         leaves, tree = jax.tree_util.tree_flatten(tuple(dynamic))
         state = {i for _, i in self.traced.program.aliases}
@@ -66,6 +67,10 @@ class Executable:
                 moved.append(self.plan.inputs[k])
             elif k not in state:
                 continue  # JAX puts it in place as cheaply
+            if self.traced.program.inputs[k].donated:
+                # Its buffer is gone after the call, so it must not be anyone else's, not even that
+                # of another leaf moved from the same array. JAX's `may_alias=False` does not help.
+                leaf = jnp.copy(leaf)
             out[k] = jax.device_put(leaf, want)
         return jax.tree_util.tree_unflatten(tree, out), tuple(moved)
 

@@ -30,6 +30,8 @@ class Replay:
         # (id of a value, how manyth time) -> the value, held so that its id stays its own, and
         # the same value as XLA is to see it that time.
         self._anew: dict[tuple[int, int], tuple[Any, Any]] = {}
+        # (id of a value, sharding) -> the value, held likewise, and the same value so laid out.
+        self._constrained: dict[tuple[int, Any], tuple[Any, Any]] = {}
 
     def _constrain(self, value: Any, at: str, slot: str) -> Any:
         imposed = self.table.get((at, slot))
@@ -39,11 +41,18 @@ class Replay:
         if imposed.again:
             value = self._as_another(value, imposed.again)
         for sharding in imposed.shardings:
-            value = jax.lax.with_sharding_constraint(value, sharding)
+            value = self._laid_out(value, sharding)
         if imposed.by_rows:
             value = _compat.lie_by_rows(value)
             value = jax.lax.with_sharding_constraint(value, imposed.shardings[-1])
         return value
+
+    def _laid_out(self, value: Any, sharding: Any) -> Any:
+        """The value constrained, once for all who want it so: XLA finds not all that are equal."""
+        key = (id(value), sharding)
+        if key not in self._constrained:
+            self._constrained[key] = (value, jax.lax.with_sharding_constraint(value, sharding))
+        return self._constrained[key][1]
 
     def _as_another(self, value: Any, again: int) -> Any:
         """The value behind a barrier: XLA would join what is done to it with what was before."""

@@ -9,13 +9,25 @@ import numpy as np
 
 from autoshard.cost.collectives import COLLECTIVES, collective_time_s
 from autoshard.cost.overlap import Beside, added_s
-from autoshard.cost.reshard import PARTIAL, WINDOWED, Ints, local_bytes, stages, steps
+from autoshard.cost.reshard import (
+    PARTIAL,
+    WINDOWED,
+    Ints,
+    dim_of,
+    local_bytes,
+    on,
+    only_finishes,
+    rank_of,
+    stages,
+    steps,
+)
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
 from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, Flow, Sum
+from autoshard.search.joined import Part
 from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
 from autoshard.search.layouts import spec_of
 
@@ -240,27 +252,38 @@ class Answer:
 
     def _goes_with_a_later(self, i: int) -> bool:
         """Whether a partial sum is added to a later one of the same layout, and sent with it."""
-        group = self.numbers.analysis.joined.get(i, (i,))
-        if i == group[-1]:
+        group = self.numbers.analysis.joined.get(i, ())
+        if not group or i == group[-1].flow:
             return False
-        ends = [self._ends(self.graph.flows[k]) for k in group]
+        ends = [self._ends(part) for part in group]
         return PARTIAL in ends[0][0] and all(e == ends[0] for e in ends)
 
-    def _ends(self, flow: Flow) -> tuple[list[int], list[int]]:
-        """The states a flow passes between, by axis."""
-        src = self._row(flow.src, flow.src_dims, flow.partial)
-        return src[0].tolist(), self._row(flow.dst, flow.dst_dims)[0].tolist()
+    def _ends(self, part: Part) -> tuple[list[int], list[int]]:
+        """The states a part of a sum passes between, by axis, in terms of the total's dimensions."""
+        flow = self.graph.flows[part.flow]
+        src = self._row(flow.src, flow.src_dims, flow.partial)[0]
+        dst = self._row(flow.dst, flow.dst_dims)[0]
+        place = {d: k for k, d in enumerate(part.order)}
+
+        def turned(row: Ints) -> list[int]:
+            dims, ranks = dim_of(row).tolist(), rank_of(row).tolist()
+            return [d if d < 0 else on(place[d], rank) for d, rank in zip(dims, ranks, strict=True)]
+
+        return turned(src), turned(dst)
 
     def _of_flow(self, flow: Flow, near: Beside) -> Iterator[Collective]:
         src = self._row(flow.src, flow.src_dims, flow.partial)
         dst = self._row(flow.dst, flow.dst_dims)
         op = self.program.ops[min(flow.at, len(self.program.ops) - 1)]
+        times = self.program.times(flow.region)
+        if flow.partial and only_finishes(src[0], dst[0]):
+            times = self._sum_times(flow.tensor, flow.region)
         found = [
             self._collective(
                 step.kind,
                 step.axis,
                 float(step.size_bytes[0, 0]),
-                self.program.times(flow.region),
+                times,
                 flow.tensor,
                 op,
                 self._why(flow),
@@ -268,7 +291,6 @@ class Answer:
             )
             for step in steps(src, dst, self.numbers.analysis.wire.size_bytes(flow), self.axes)
         ]
-        times = self.program.times(flow.region)
         total_s, windowed_s = (
             np.asarray(sum(c.seconds for c in found if c.kind in kinds) / times)
             for kinds in (COLLECTIVES, WINDOWED)
@@ -283,10 +305,14 @@ class Answer:
         op = self.program.ops[made.op]
         row = self._row(made.node, made.dims, made.partial)
         size = float(local_bytes(row, self.program.tensors[made.tensor].size_bytes, self.axes)[0])
-        times = self.program.times(op.region)
+        times = self._sum_times(made.tensor, op.region)
         for a in np.flatnonzero(row[0] == PARTIAL):
             if self.axes[a].size > 1:
                 yield self._collective("all-reduce", int(a), size, times, made.tensor, op, _SUM)
+
+    def _sum_times(self, tensor: int, region: int) -> int:
+        platform = self.numbers.machine.chip.platform
+        return self.numbers.analysis.sum_times(tensor, region, platform)
 
     def _collective(
         self,

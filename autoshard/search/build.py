@@ -17,14 +17,22 @@ from autoshard.cost.habits import habits_of
 from autoshard.cost.liveness import Liveness, liveness
 from autoshard.cost.overlap import Beside, added_s
 from autoshard.cost.padding import padded_elements
-from autoshard.cost.reshard import PARTIAL, WHOLE, Ints, Reshards, local_bytes, reshard_table
+from autoshard.cost.reshard import (
+    PARTIAL,
+    WHOLE,
+    Ints,
+    Reshards,
+    local_bytes,
+    only_finishes,
+    reshard_table,
+)
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import OpClass
 from autoshard.search.anatomy import Anatomy, anatomy_of
 from autoshard.search.graph import Flow, Graph, build_graph, classes_of
 from autoshard.search.hiding import beside
-from autoshard.search.joined import joined_sums
+from autoshard.search.joined import Part, accumulated, joined_sums
 from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Pair, Problem, Usage, Variable
@@ -68,9 +76,25 @@ class Analysis:
         return alike(self.graph)
 
     @cached_property
-    def joined(self) -> dict[int, tuple[int, ...]]:
-        """By index of a flow, the flows whose partial sums are sent as one with its own."""
-        return {i: group for group in joined_sums(self.graph) for i in group}
+    def joined(self) -> dict[int, tuple[Part, ...]]:
+        """By index of a flow, the partial sums that are sent as one with its own, it among them."""
+        return {part.flow: group for group in joined_sums(self.graph) for part in group}
+
+    @cached_property
+    def _accumulated(self) -> dict[int, int]:
+        return accumulated(self.program)
+
+    def sum_times(self, tensor: int, region: int, platform: str) -> int:
+        """How often in a step a sum is finished on all devices by an all-reduce.
+
+        Args:
+            tensor: that is the sum.
+            region: where it is made.
+            platform: of the compiler.
+        """
+        if habits_of(platform).sums_after_loops:
+            region = self._accumulated.get(tensor, region)
+        return self.program.times(region)
 
     @cached_property
     def wire(self) -> Wire:
@@ -162,6 +186,7 @@ class Wire:
 
 class _Builder:
     def __init__(self, analysis: Analysis, machine: Machine, layouts: Layouts) -> None:
+        self.analysis = analysis
         self.graph, self.program = analysis.graph, analysis.program
         self.live = analysis.live_on(machine.chip.platform)
         self.tile = habits_of(machine.chip.platform).tile
@@ -187,8 +212,9 @@ class _Builder:
         for i, (flow, near) in enumerate(zip(self.graph.flows, self.beside, strict=True)):
             self._flow(flow, near, len(self.joined.get(i, (i,))), cost, usage, pairs)
         for group in dict.fromkeys(self.joined.values()):
-            for i, j in pairwise(group):
-                self._apart(self.graph.flows[i], self.graph.flows[j], len(group), pairs)
+            flows = [self.graph.flows[part.flow] for part in group]
+            for one, other in pairwise(flows):
+                self._apart(one, other, len(group), pairs)
         return Problem(
             variables=tuple(Variable(cost[i], tuple(usage[i]), self._label(i)) for i in range(n)),
             pairs=tuple(
@@ -320,7 +346,8 @@ class _Builder:
     def _sums(self, cost: list[Floats]) -> None:
         """Sums inside a node: split the summed dimension and the result needs an all-reduce."""
         for made in self.graph.sums:
-            times = self.program.times(self.program.ops[made.op].region)
+            region = self.program.ops[made.op].region
+            times = self.analysis.sum_times(made.tensor, region, self.machine.chip.platform)
             before = self.layouts.state(made.node, made.dims, made.partial)
             local = local_bytes(before, self.program.tensors[made.tensor].size_bytes, self.axes)
             for a, axis in enumerate(self.axes):
@@ -374,7 +401,7 @@ class _Builder:
         elif flow.into == "result":
             copy = self._unfinished(src, dst, size)  # the finished result is counted as stored
         seconds = added_s(self.machine.chip.overlap, near, found.seconds, found.windowed_s)
-        seconds = seconds * self.program.times(flow.region)
+        seconds = seconds * self._times(flow, src, dst)
         # Sums sent as one share the time of one: exact if all are pending; if not, see `_apart`.
         seconds = np.where((src == PARTIAL).any(axis=1)[:, None], seconds / joined, seconds)
         if not seconds.any() and not copy.any():
@@ -393,6 +420,15 @@ class _Builder:
         if copy.any():
             used.append(Usage(flow.at, flow.end, copy))
 
+    def _times(self, flow: Flow, src: Ints, dst: Ints) -> Floats:
+        """How often a reshard happens in a step, per pair of options."""
+        times = self.program.times(flow.region)
+        once = self.analysis.sum_times(flow.tensor, flow.region, self.machine.chip.platform)
+        if once == times or not flow.partial:
+            return np.full((1, 1), float(times))
+        finished = only_finishes(src[:, None, :], dst[None, :, :])
+        return np.where(finished, float(once), float(times))
+
     def _apart(
         self,
         one: Flow,
@@ -404,7 +440,7 @@ class _Builder:
 
         An all-reduce is taken, the dearest it can be: who does not send it as one shall not gain.
         """
-        times = self.program.times(one.region)
+        times = self.analysis.sum_times(one.tensor, one.region, self.machine.chip.platform)
         a, b = (self.layouts.state(f.src, f.src_dims, f.partial) for f in (one, other))
         seconds = np.zeros((len(a), len(b)))
         for k, axis in enumerate(self.axes):

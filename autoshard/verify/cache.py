@@ -13,7 +13,7 @@ from autoshard.plan.model import Plan
 from autoshard.verify.witness import Witness
 
 # To be raised when a witness is read differently from the same text.
-_FORMAT = 1
+_FORMAT = 2
 _COMPILERS = ("autoshard", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 

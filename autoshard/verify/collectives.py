@@ -23,6 +23,7 @@ KINDS = {
 }
 # TPU: a fusion of this name reduces and scatters, though what stands inside is an all-reduce.
 _REDUCE_SCATTER_FUSION = "all-reduce-scatter"
+_START = 'custom_call_target="AsyncCollectiveStart"'
 _ONCE = ("calls", "to_apply", "branch_computations", "true_computation", "false_computation")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)')
@@ -87,17 +88,25 @@ def collectives(
         is_library: whether a file is not the user's.
     """
     module = parse(text)
-    found: dict[object, list[Seen]] = {}
+    found: dict[object, tuple[bool, list[Seen]]] = {}
     for site in _sites(module, module.entry, 1, ()):
         seen = list(_seen(module, site, sizes, is_library))
         if not seen:
             continue
-        # TPU repeats a collective in each part of an asynchronous fusion, under one channel.
+        # TPU repeats a collective in each part of an asynchronous fusion, under one channel. Where
+        # it starts says how often it runs: parts that continue it may stand in loops of others.
         channel = _CHANNEL.search(site.instruction.attributes)
         key = (seen[0].kind, int(channel[1])) if channel else (site.instruction.name, len(found))
-        if key not in found or found[key][0].count < seen[0].count:
-            found[key] = seen
-    return tuple(one for several in found.values() for one in several)
+        starts = _starts(module, site)
+        before = found.get(key)
+        if before is None or (before[0], before[1][0].count) < (starts, seen[0].count):
+            found[key] = (starts, seen)
+    return tuple(one for _, several in found.values() for one in several)
+
+
+def _starts(module: Module, site: _Site) -> bool:
+    """Whether this is the part of an asynchronous fusion that starts a collective."""
+    return any(_START in i.attributes for i in module.computations[site.computation])
 
 
 def _sites(

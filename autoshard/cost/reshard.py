@@ -140,7 +140,8 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
     Sums want care, and what follows was found by compiling for TPU and GPU. Told where a sum
     shall be scattered, XLA forms the reduce-scatter itself; told to finish the sum first, it may
     finish all of it. But with an axis that the op leaves idle, the direct way is lost on it (it
-    splits the op over that axis and passes pieces around): then the summed value comes first.
+    splits the op over that axis and passes pieces around), and where another axis splits the same
+    dimension already, it may gather that one: then the summed value comes first.
     """
     now, goal = src.copy(), dst
     live = [a for a, axis in enumerate(axes) if axis.size > 1]
@@ -159,7 +160,8 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
     for a in live:
         if dims[a] == WHOLE and goals[a] >= 0:
             now[a] = goal[a]
-    if idle or not pending:
+    shared = any(goals[a] == dims[b] for a in pending for b in live if goals[a] >= 0)
+    if idle or shared or not pending:
         show()
     for a in sorted(pending, key=lambda a: goals[a] < 0):
         now[a] = goal[a]

@@ -54,7 +54,7 @@ _TABLE: tuple[tuple[str, Mapping[str, object], int, str, str], ...] = (
     ("wrn-28-10", {}, 512, "8xh100", "data_parallel zero3"),
     ("unet-base", {}, 256, "8xh100", "zero3"),
     ("dlrm-base", {}, 8192, "8xh100", "auto"),
-    ("mlp-8k", {}, 8192, "v5e:2x4", "data_parallel zero3 megatron auto"),
+    ("mlp-8k", {}, 8192, "v5e:2x4", "zero3 megatron auto"),
     ("mlp-8k", {}, 16384, "v5p:2x2x4", "fsdp_tensor"),
     ("gpt-125m", {}, 32, "v5e:2x4", "data_parallel zero1 zero3 megatron sequence_parallel auto"),
     ("gpt-125m", _UNROLLED, 32, "v5e:2x4", "data_parallel fsdp_tensor"),

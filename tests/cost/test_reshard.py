@@ -91,6 +91,8 @@ def test_an_axis_of_size_one_moves_nothing() -> None:
         # An idle axis: the summed value first.
         ((PARTIAL, WHOLE), (D0, WHOLE), [(WHOLE, WHOLE), (D0, WHOLE)]),
         ((PARTIAL, WHOLE), (D0, D1), [(WHOLE, D1), (D0, D1)]),
+        # Scattered where another axis splits already: the summed value first, too.
+        ((PARTIAL, D0), (MINOR, D0), [(WHOLE, D0), (MINOR, D0)]),
     ],
 )
 def test_stages_are_one_collective_apart(

@@ -9,7 +9,7 @@ import pytest
 from autoshard.models.zoo import zoo
 from autoshard.program.ir import Role
 from autoshard.search.build import Analysis
-from autoshard.search.joined import joined_sums
+from autoshard.search.joined import accumulated, joined_sums
 from autoshard.search.kinds import Kind
 from tests.search.programs import floats, traced
 
@@ -94,6 +94,41 @@ def test_partial_sums_that_are_added_are_sent_as_one() -> None:
     graph = Analysis(traced(lambda x, a, b, c: x @ a + x @ b + x @ c, x, w, w, w).program).graph
     (group,) = joined_sums(graph)
     assert len(group) == 3
+
+
+def test_a_transpose_on_the_way_parts_no_sum() -> None:
+    def both(x: jax.Array, a: jax.Array, b: jax.Array, y: jax.Array) -> jax.Array:
+        return x @ a + (b @ y).T
+
+    args = floats(8, 4), floats(4, 16), floats(16, 4), floats(4, 8)
+    graph = Analysis(traced(both, *args).program).graph
+    (group,) = joined_sums(graph)
+    assert sorted(part.order for part in group) == [(0, 1), (1, 0)]
+
+
+def test_what_a_loop_only_adds_up_is_known() -> None:
+    def shared(bias: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(jax.lax.scan(lambda x, _: (jnp.tanh(x + bias), None), x, length=3)[0])
+
+    program = traced(jax.grad(shared), floats(4), floats(8, 4)).program
+    found = accumulated(program)
+    sums = [
+        op
+        for op in program.ops
+        if op.kind == "reduce_sum" and program.regions[op.region].kind == "scan"
+    ]
+    assert sums
+    assert all(found[op.outputs[0]] == 0 for op in sums)
+
+
+def test_a_carry_that_is_looked_at_is_summed_every_round() -> None:
+    def watched(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def body(total: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return total + jnp.sum(row), jnp.tanh(total)
+
+        return jax.lax.scan(body, jnp.zeros(()), x)
+
+    assert accumulated(traced(watched, floats(3, 8)).program) == {}
 
 
 def test_a_partial_sum_that_is_read_elsewhere_is_sent_alone() -> None:

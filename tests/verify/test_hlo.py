@@ -157,3 +157,37 @@ def test_what_stays_on_a_device_is_no_communication():
 def test_a_combiner_s_tensors_are_counted_one_by_one():
     line = "(f32[4], bf16[6]) all-reduce(%p, %q), replica_groups={}"
     assert [s.bytes for s in collectives(step_of(line), SIZES)] == [16, 12]
+
+
+# A TPU's gather that starts before a loop of something else and goes on in every round of it.
+ASYNCHRONOUS = """HloModule m
+
+%started (p: f32[2]) -> (f32[2], f32[16]) {
+  %g.1 = f32[16] all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %s = (f32[2], f32[16]) custom-call(%g.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%continued (p: f32[2]) -> f32[16] {
+  ROOT %g.2 = f32[16] all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%round (p: f32[2]) -> f32[16] {
+  ROOT %f.2 = f32[16] fusion(%p), kind=kCustom, calls=%continued
+}
+
+%more (p: f32[2]) -> pred[] {
+  ROOT %c = pred[] compare(%p, %p), direction=LT
+}
+
+ENTRY %main (p: f32[2]) -> f32[16] {
+  %f.1 = (f32[2], f32[16]) fusion(%p), kind=kCustom, calls=%started
+  ROOT %w = f32[16] while(%f.1), condition=%more, body=%round, b={"known_trip_count":{"n":"7"}}
+}
+"""
+
+
+def test_what_starts_before_a_loop_and_goes_on_inside_it_is_sent_once():
+    assert [s.count for s in collectives(ASYNCHRONOUS, SIZES)] == [1]
+    # Without a start the same channel in a loop is sent in every round.
+    text = ASYNCHRONOUS.replace("AsyncCollectiveStart", "Other")
+    assert [s.count for s in collectives(text, SIZES)] == [7]

@@ -37,6 +37,7 @@ def measure(
 
     from autoshard.machine import mesh_from_sizes, parse_machine
     from autoshard.models.zoo import entries
+    from autoshard.search.arrays import arrays
     from autoshard.search.build import Analysis, build_problem
     from autoshard.trace.function import trace
     from autoshard.trace.signature import signature
@@ -51,14 +52,15 @@ def measure(
     machine = parse_machine(on)
     mesh = mesh_from_sizes(machine, sizes)
     problem = build_problem(analysis, machine, mesh, machine.default_memory_limit_bytes).problem
+    flat = arrays(problem)
     priced = time.perf_counter()
     rng = np.random.default_rng(0)
     each = []
     for _ in range(layouts):
-        choice = tuple(int(rng.integers(len(v.cost_s))) for v in problem.variables)
+        choice = np.array([rng.integers(len(v.cost_s)) for v in problem.variables])
         start = time.perf_counter()
-        problem.cost_s(choice)
-        problem.peak_bytes(choice)
+        flat.cost_s(choice)
+        flat.used_bytes(choice).max()
         each.append(time.perf_counter() - start)
     return {
         "model": name,

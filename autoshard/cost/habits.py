@@ -29,7 +29,7 @@ class Habits:
         early_buffers: what a loop or a scatter fills is allocated when the loop before it ends.
         turns: where elementwise ops meet results of two matmuls in different orders of dimensions,
             one is written once more in the other's order.
-        sums_after_loops: an all-reduce of what a loop only adds to its carry is done once, after it.
+        sums_after_loops: what a loop only adds to its carry is all-reduced once, after the loop.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """

@@ -259,7 +259,7 @@ class Answer:
         return PARTIAL in ends[0][0] and all(e == ends[0] for e in ends)
 
     def _ends(self, part: Part) -> tuple[list[int], list[int]]:
-        """The states a part of a sum passes between, by axis, in terms of the total's dimensions."""
+        """The states a part of a sum passes between, by axis; dimensions are the total's."""
         flow = self.graph.flows[part.flow]
         src = self._row(flow.src, flow.src_dims, flow.partial)[0]
         dst = self._row(flow.dst, flow.dst_dims)[0]

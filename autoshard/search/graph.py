@@ -206,6 +206,7 @@ class _Builder:
         self.tensor_dims: list[Dims] = []
         self.flows: list[Flow] = []
         self.joints: list[tuple[Op, int, int | None]] = []  # op, tensor, operand (None: a result)
+        self.light = [self._is_light(op) for op in program.ops]
 
     def _class(self, size: int, owner: int) -> int:
         c = self.classes.new()
@@ -250,7 +251,7 @@ class _Builder:
             for f, c in zip(op.rule.factors, factors, strict=True):
                 if c is not None and f.kind is FactorKind.WHOLE:
                     self.whole.add(c)
-            light = self._is_light(op)
+            light = self.light[op.id]
             if light:
                 for k, out in enumerate(op.outputs):
                     if self._tie_operand(op, factors, op.rule.results[k], out):
@@ -401,7 +402,7 @@ class _Builder:
         for op in program.ops:
             n = node(self.op_node_id[op.id])
             n.ops.append(op.id)
-            if not self._is_light(op):
+            if not self.light[op.id]:
                 n.own = op.id
             members.setdefault(n.id, set()).update(c for c in factors[op.id] if c is not None)
             op_node.append(n.id)
@@ -546,7 +547,7 @@ class _Builder:
 
     def _sums(self, factors: list[Dims], op_node: list[int]) -> Iterator[Sum]:
         for op in self.program.ops:
-            if not self._is_light(op) or not (partial := _summed(op, factors[op.id])):
+            if not self.light[op.id] or not (partial := _summed(op, factors[op.id])):
                 continue
             for out, dims in zip(op.outputs, op.rule.results, strict=True):
                 yield Sum(op.id, op_node[op.id], out, classes_of(factors[op.id], dims), partial)
@@ -555,7 +556,7 @@ class _Builder:
         self, dims: list[Dims], node_of: list[int], factors: list[Dims], op_node: list[int]
     ) -> None:
         for op in self.program.ops:
-            if self._is_light(op):
+            if self.light[op.id]:
                 continue
             partial = _summed(op, factors[op.id])
             for k, out in enumerate(op.outputs):

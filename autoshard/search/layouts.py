@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -38,32 +38,43 @@ class Layouts:
     classes: tuple[tuple[int, ...], ...]
     options: tuple[Ints, ...]
     ranks: tuple[Ints, ...]
+    # Nodes with classes of equal sizes have the very same arrays of options, and these answers.
+    _states: dict[tuple[int, tuple[int, ...]], Ints] = field(default_factory=dict, repr=False)
+    _pieces: dict[tuple[int, tuple[bool, ...]], Floats] = field(default_factory=dict, repr=False)
 
     def state(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]] = ()) -> Ints:
-        """Layouts of a tensor under each option: `[options, axes]`, as `cost.reshard` has it."""
-        effect = self._effect(node, dims, partial)[self.options[node]]
-        found: Ints = np.where(effect >= 0, effect + self.ranks[node], effect)
-        return found
+        """Layouts of a tensor under each option: `[options, axes]`, as `cost.reshard` has it.
 
-    def _effect(self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]]) -> Ints:
+        Not to be written to: nodes of equal layers share it.
+        """
+        effect = self._effect(node, dims, partial)
+        key = (id(self.options[node]), effect)
+        if key not in self._states:
+            told = np.array(effect, dtype=np.int64)[self.options[node]]
+            self._states[key] = np.where(told >= 0, told + self.ranks[node], told)
+        return self._states[key]
+
+    def _effect(
+        self, node: int, dims: Dims, partial: Sequence[tuple[int, Combiner]]
+    ) -> tuple[int, ...]:
         """What splitting each class of a node does to a tensor; the last entry is for none."""
-        index = {c: i for i, c in enumerate(self.classes[node])}
-        # The last entry answers for -1.
-        table = np.full(len(index) + 1, WHOLE, dtype=np.int64)
-        for c, _ in partial:
-            if c in index:
-                table[index[c]] = PARTIAL
-        for d, dim in enumerate(dims):
-            if dim is not None and dim in index:
-                table[index[dim]] = on(d)
-        return table
+        summed = {c for c, _ in partial}
+        split = {c: on(d) for d, c in enumerate(dims) if c is not None}
+        found = (split.get(c, PARTIAL if c in summed else WHOLE) for c in self.classes[node])
+        return (*found, WHOLE)  # -1 looks up the last entry
 
     def shards(self, node: int, classes: frozenset[int]) -> Floats:
-        """How many pieces the given classes are cut into together, per option."""
-        index = [i for i, c in enumerate(self.classes[node]) if c in classes]
-        sizes = np.array([axis.size for axis in self.mesh.axes], dtype=np.float64)
-        found: Floats = np.where(np.isin(self.options[node], index), sizes, 1.0).prod(axis=1)
-        return found
+        """How many pieces the given classes are cut into together, per option.
+
+        Not to be written to: nodes of equal layers share it.
+        """
+        held = tuple(c in classes for c in self.classes[node])
+        key = (id(self.options[node]), held)
+        if key not in self._pieces:
+            sizes = np.array([axis.size for axis in self.mesh.axes], dtype=np.float64)
+            cut = np.array((*held, False))[self.options[node]]
+            self._pieces[key] = np.where(cut, sizes, 1.0).prod(axis=1)
+        return self._pieces[key]
 
     def spec(self, node: int, option: int, dims: Dims) -> Spec:
         """The spec of a tensor with these classes under one option."""

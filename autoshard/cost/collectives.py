@@ -55,12 +55,18 @@ def collective_time_s(
         raise ValueError(f"unknown collective {kind!r}; known: {', '.join(_ALPHA_BETA)}")
     if axis.size == 1:
         return size_bytes * 0.0
+    kind = formed(kind, axis)
     latency_s, s_per_byte = _ALPHA_BETA[kind](axis)
     time_s = size_bytes * s_per_byte + latency_s * latency_part
     if kind == "all-reduce":
         for latency_s, s_per_byte in axis.other_all_reduces:
             time_s = _least(time_s, size_bytes * s_per_byte + latency_s * latency_part)
     return time_s
+
+
+def formed(kind: str, axis: MeshAxis) -> str:
+    """The kind of collective that a compiler makes of another along an axis."""
+    return "all-reduce" if kind in axis.as_all_reduce else kind
 
 
 def _least(one: Size, other: Size) -> Size:

@@ -8,11 +8,22 @@ the peak (`python -m benchmarks compiled` shows how well they agree).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 # Ops of class MOVE that can be computed inside the loop that reads them.
 _MOVES = frozenset(
     {"gather", "slice", "dynamic_slice", "pad", "concatenate", "rev", "split", "tile"}
 )
+
+
+class Late(Enum):
+    """Matmuls that wait: none; those that no other matmul follows, such as the gradients of
+    parameters, which only the optimizer reads; or all.
+    """
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -24,22 +35,25 @@ class Habits:
         joins_matmuls: elementwise ops after a matmul or convolution, as long as nobody else reads
             what lies between, are done on its result before it is stored; cheap ones before it, on
             its operands as they are read.
-        late_matmuls: a matmul runs shortly before its result is read, and its operands wait for
-            it. So gradients of parameters, which only the optimizer reads, are made at the end.
+        late_matmuls: which matmuls run shortly before their result is read, so that their operands
+            wait for it.
         early_buffers: what a loop or a scatter fills is allocated when the loop before it ends.
         turns: where elementwise ops meet results of two matmuls in different orders of dimensions,
             one is written once more in the other's order.
         sums_after_loops: what a loop only adds to its carry is all-reduced once, after the loop.
+        selects_for_scatters: a scatter of one number into each row is a comparison and a selection
+            inside the loop that reads it; its forward pass, though, reads what is stored.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
 
     reads_through: frozenset[str] = _MOVES
     joins_matmuls: bool = False
-    late_matmuls: bool = False
+    late_matmuls: Late = Late.NONE
     early_buffers: bool = False
     turns: bool = False
     sums_after_loops: bool = False
+    selects_for_scatters: bool = False
     tile: tuple[int, int] | None = None
 
 
@@ -47,9 +61,15 @@ class Habits:
 PLAIN = Habits()
 
 _HABITS = {
-    "gpu": Habits(late_matmuls=True, early_buffers=True, turns=True, sums_after_loops=True),
+    "gpu": Habits(late_matmuls=Late.ALL, early_buffers=True, turns=True, sums_after_loops=True),
     # Tiles: https://openxla.org/xla/tiled_layout; 8 x 128 for all types of 16 and 32 bits.
-    "tpu": Habits(reads_through=frozenset({"gather"}), joins_matmuls=True, tile=(8, 128)),
+    "tpu": Habits(
+        reads_through=frozenset({"gather"}),
+        joins_matmuls=True,
+        late_matmuls=Late.LAST,
+        selects_for_scatters=True,
+        tile=(8, 128),
+    ),
 }
 
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autoshard.cost.habits import PLAIN, Habits
+from autoshard.cost.habits import PLAIN, Habits, Late
 from autoshard.program.ir import Op, Program
 from autoshard.program.rule import FactorKind, OpClass
 
 # Boundaries that write a buffer of their own; the others rename their operand's.
 _OWN_BUFFER = frozenset({"scan_xs", "scan_ys"})
+# How values that stay the same enter a loop.
+_CONSTANTS = frozenset({"scan_const", "while_const"})
 # Elementwise ops that cost so little that they are done again for every reader.
 _CHEAP = frozenset(
     {
@@ -133,14 +135,16 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
 def _runs_at(program: Program, stored: Sequence[bool], habits: Habits) -> list[int]:
     """When every op runs: at its place, or, late matmuls, just before its result is read."""
     runs_at = [op.id for op in program.ops]
-    if not habits.late_matmuls:
+    if habits.late_matmuls is Late.NONE:
         return runs_at
+    follows = _before_matmuls(program) if habits.late_matmuls is Late.LAST else frozenset()
     n_ops = len(program.ops)
     wanted = [n_ops] * len(program.tensors)  # when the first op runs that reads a tensor
     for op in reversed(program.ops):
         results = min((wanted[o] for o in op.outputs), default=n_ops)
         elsewhere = not any(stored[o] for o in op.outputs) or shares_buffer(op)
-        if op.rule.op_class.is_matrix and results < n_ops:
+        waits = op.rule.op_class.is_matrix and follows.isdisjoint(op.outputs)
+        if waits and results < n_ops:
             runs_at[op.id] = max(op.id, results - 1)
         passes_on = elsewhere and not _is_boundary(op) and results < n_ops
         when = results if passes_on else runs_at[op.id]
@@ -148,6 +152,18 @@ def _runs_at(program: Program, stored: Sequence[bool], habits: Habits) -> list[i
             if t is not None:
                 wanted[t] = min(wanted[t], when)
     return runs_at
+
+
+def _before_matmuls(program: Program) -> frozenset[int]:
+    """Tensors that a matmul reads, or what is made of them without leaving the round of a loop."""
+    found: set[int] = set()
+    for op in reversed(program.ops):
+        leaves = op.kind == "scan_ys"
+        if op.rule.op_class.is_matrix or (not leaves and not found.isdisjoint(op.outputs)):
+            found.update(t for t in op.inputs if t is not None)
+        elif op.kind.endswith("_carry"):  # the next round reads it
+            found.update(t for t in op.inputs if t is not None)
+    return frozenset(found)
 
 
 def _is_boundary(op: Op) -> bool:
@@ -257,9 +273,14 @@ def _stored(program: Program, habits: Habits) -> list[bool]:
     for turned in _turned(program) if habits.turns else ():
         stored[turned] = True
     joined_after = _joined_after(program) if habits.joins_matmuls else {}
-    joined_before = _joined_before(program) if habits.joins_matmuls else frozenset()
+    # Broadcasts that a loop reads are made inside it (`while` bodies are called "sunk" then).
+    broadcasts = {o for op in program.ops if op.kind == "broadcast_in_dim" for o in op.outputs}
+    ends = frozenset(joined_after.values())
+    joined_before = _joined_before(program, ends) if habits.joins_matmuls else frozenset()
     for op in reversed(program.ops):
         fusible = op.rule.op_class is OpClass.FUSIBLE or op.kind in habits.reads_through
+        if habits.selects_for_scatters and _one_a_row(program, op):
+            fusible = op.kind != "gather"
         if op.rule.op_class.is_matrix:
             for t in op.inputs:
                 if t is not None and t not in joined_before:
@@ -275,9 +296,27 @@ def _stored(program: Program, habits: Habits) -> list[bool]:
                 stored[made] = True
         elif shares_buffer(op) and (any(stored[o] for o in op.outputs) or "_" in op.kind):
             for t in op.inputs:
-                if t is not None:
+                if t is not None and not (op.kind in _CONSTANTS and t in broadcasts):
                     stored[t] = True
     return stored
+
+
+def _one_a_row(program: Program, op: Op) -> bool:
+    """Whether a lookup takes one number of every row, or a scatter puts one there.
+
+    That is `take_along_axis` along one dimension, and its backward pass.
+    """
+    scatters = op.kind.startswith("scatter")
+    if not (scatters or op.kind == "gather") or op.inputs[0] is None:
+        return False
+    moved, dims = (
+        (op.inputs[2], op.rule.operands[2]) if scatters else (op.outputs[0], op.rule.results[0])
+    )
+    along = {f for f in op.rule.operands[0] if f is not None} - set(dims)
+    if moved is None or len(along) != 1:
+        return False
+    rows = program.tensors[moved].elements
+    return rows * op.rule.factors[along.pop()].size == program.tensors[op.inputs[0]].elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +389,7 @@ def _joined_after(program: Program) -> dict[int, int]:
             if t is not None:
                 readers[t].append(op)
     kept = {leaf.tensor for leaf in program.outputs}
+    made = {out: op for op in program.ops for out in op.outputs}
     found: dict[int, int] = {}
     for op in program.ops:
         if not op.rule.op_class.is_matrix:
@@ -359,31 +399,61 @@ def _joined_after(program: Program) -> dict[int, int]:
             while len(readers[end]) == 1 and end not in kept:
                 reader = readers[end][0]
                 elementwise = reader.rule.op_class is OpClass.FUSIBLE and not is_reduction(reader)
-                if not elementwise or reader.region != op.region:
+                if not (elementwise or reader.kind == "transpose") or reader.region != op.region:
                     break
-                if program.tensors[reader.outputs[0]].shape != program.tensors[out].shape:
+                if program.tensors[reader.outputs[0]].elements != program.tensors[out].elements:
                     break
                 end = reader.outputs[0]
+            # Readers widen and turn what they read themselves.
+            while end != out and _only_widens_or_turns(program, made[end]):
+                (end,) = (t for t in made[end].inputs if t is not None)
             found[out] = end
     return found
 
 
-def _joined_before(program: Program) -> frozenset[int]:
-    """Tensors that a matmul computes as it reads them: cheaply, from what is stored anyway."""
-    cheap = [True] * len(program.tensors)  # stored, or cheaply made of what is stored
+def _only_widens_or_turns(program: Program, op: Op) -> bool:
+    """Whether an op's result is its operand in a wider type, or with its dimensions in another
+    order.
+    """
+    if op.kind == "transpose":
+        return True
+    if op.kind != "convert_element_type" or op.inputs[0] is None:
+        return False
+    before, after = program.tensors[op.inputs[0]], program.tensors[op.outputs[0]]
+    return before.itemsize_bytes < after.itemsize_bytes
+
+
+def _joined_before(program: Program, ends: frozenset[int]) -> frozenset[int]:
+    """Tensors that a matmul computes as it reads them, from what is stored anyway.
+
+    Cheap ops always; others where a sum over a dimension comes in between, as in a softmax or a
+    norm: a matmul that makes what they read cannot do them too, and so their readers do, each anew.
+
+    Args:
+        program: whose tensors.
+        ends: what is stored in the place of results of matmuls.
+    """
+    readable = [True] * len(program.tensors)  # stored, or made as it is read
+    awaits = [False] * len(program.tensors)  # depends on a sum that the same readers depend on
     found: set[int] = set()
     for op in program.ops:
         if op.rule.op_class is not OpClass.FUSIBLE or is_reduction(op):
-            if shares_buffer(op):
-                first = op.inputs[0]
-                for o in op.outputs:
-                    cheap[o] = first is None or cheap[first]
+            first = op.inputs[0] if shares_buffer(op) else None
+            for o in op.outputs:
+                if first is not None:
+                    readable[o], awaits[o] = readable[first], awaits[first]
+                elif is_reduction(op) and op.rule.op_class is OpClass.FUSIBLE:
+                    awaits[o] = True
             continue
-        easy = op.kind in _CHEAP and all(
-            cheap[t] for t in op.inputs if t is not None and _is_large(program, t, op)
+        inputs = [t for t in op.inputs if t is not None]
+        waits = any(awaits[t] for t in inputs)
+        easy = (waits or op.kind in _CHEAP) and all(
+            readable[t] for t in inputs if _is_large(program, t, op)
         )
         for o in op.outputs:
-            cheap[o] = easy
+            if o in ends:
+                continue
+            readable[o], awaits[o] = easy, waits
             if easy:
                 found.add(o)
     return frozenset(found)

@@ -30,6 +30,7 @@ def padded_elements(shape: Sequence[Floats], tile: tuple[int, int]) -> Floats:
         return np.ones(())
     if len(shape) == 1:
         return _to_multiple(shape[0], lanes)
+    shape = [np.maximum(s, 1.0) for s in shape]  # what is empty stays so, by `whole`
     by_lanes = [_to_multiple(s, lanes) / s for s in shape]
     by_sublanes = [
         np.where(s < sublanes, 2.0 ** np.ceil(np.log2(s)), _to_multiple(s, sublanes)) / s

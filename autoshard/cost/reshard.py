@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.collectives import collective_time_s, formed
 from autoshard.machine.model import MeshAxis
 
 WHOLE = -1
@@ -222,7 +222,7 @@ def reshard_table(
         time = collective_time_s(step.kind, axes[step.axis], step.size_bytes, latency_part)
         added = np.where(step.mask, np.asarray(time), 0.0)
         seconds += added
-        if step.kind in WINDOWED:
+        if formed(step.kind, axes[step.axis]) in WINDOWED:
             windowed += added
         moved |= step.mask
     copy = np.where(moved, local_bytes(dst, full_bytes, axes)[None, :], 0.0)

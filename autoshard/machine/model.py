@@ -107,6 +107,8 @@ class MeshAxis:
         other_all_reduces: ways to all-reduce beside a reduce-scatter and an all-gather, each as
             (seconds, seconds per byte of the array): in the switch, along a tree. The quickest of
             all for the size at hand is taken, as the libraries do.
+        as_all_reduce: kinds of collectives that the compiler has no program for over these links
+            and makes all-reduces of.
     """
 
     name: str
@@ -118,6 +120,7 @@ class MeshAxis:
     neighbour_bytes_per_s: float | None = None
     hop_latency_s: float | None = None
     other_all_reduces: tuple[tuple[float, float], ...] = ()
+    as_all_reduce: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,30 @@ def torus_axis(
         all_to_all_bytes_per_s=received / max(all_to_all),
         neighbour_bytes_per_s=min(neighbour),
         hop_latency_s=torus.base_latency_s + stride * torus.hop_latency_s,
+        as_all_reduce=_as_all_reduce(lines, topology),
     )
+
+
+# Smaller scatters go round as permutes beside the matmul that makes what they sum up.
+_LARGEST_RING = 32
+
+
+def _as_all_reduce(lines: list[_Line], topology: tuple[int, ...]) -> frozenset[str]:
+    """What libtpu sends as an all-reduce over an axis that spans a whole slice.
+
+    Read off programs compiled by libtpu 0.0.52 for v5e, v5p and v6e slices of 8 to 64 chips: no
+    reduce-scatter is formed over all chips of a square or of three dimensions, and no all-gather
+    over a torus closed in three dimensions.
+    """
+    sides = [line.size for line in lines]
+    whole = sorted(sides) == sorted(n for n in topology if n > 1)
+    if not whole or len(sides) < 2 or math.prod(sides) <= _LARGEST_RING:
+        return frozenset()
+    cube = len(sides) == 3
+    found = {"reduce-scatter"} if cube or len(set(sides)) == 1 else set()
+    if cube and all(line.closed for line in lines):
+        found.add("all-gather")
+    return frozenset(found)
 
 
 def torus_order(pieces: tuple[Piece, ...], torus: Torus) -> tuple[Cell, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.collectives import COLLECTIVES, collective_time_s
+from autoshard.cost.collectives import COLLECTIVES, collective_time_s, formed
 from autoshard.cost.overlap import Beside, added_s
 from autoshard.cost.reshard import (
     PARTIAL,
@@ -328,7 +328,7 @@ class Answer:
         t = self.program.tensors[tensor]
         seconds = float(collective_time_s(kind, self.axes[axis], size, latency_part)) * times
         return Collective(
-            kind=kind,
+            kind=formed(kind, self.axes[axis]),
             axes=(self.axes[axis].name,),
             count=times,
             bytes=size,

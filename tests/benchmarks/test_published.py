@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.published import predict as predicting
 from benchmarks.published.fit import is_fitted_on
 from benchmarks.published.main import main
 from benchmarks.published.predict import Efficiency, Predicted, Unsupported, case_of, predict
@@ -53,12 +54,37 @@ def test_scores_through_memory_take_longer_than_one_kernel():
     assert kernel.peak_bytes < through.peak_bytes
 
 
+def test_the_number_of_microbatches_says_how_large_they_are():
+    said = {"layout__microbatch": None, "layout__num_microbatches": 4}
+    assert case_of(read(record(**said))).recipe.microbatches == 4
+
+
+def test_numbers_of_microbatches_share_a_trace_and_not_how_often_it_runs():
+    case = case_of(read(record(layout__microbatch=1)))
+    shared = predicting._analysis(case.config, case.recipe).program
+    alone = predicting._traced(case.config, case.recipe)
+    assert case.recipe.microbatches == 4
+    assert [shared.times(r.id) for r in shared.regions] == [
+        alone.times(r.id) for r in alone.regions
+    ]
+
+
+def test_gradients_of_one_microbatch_travel_in_the_dtype_they_are_added_up_in():
+    case = case_of(read(record(layout__microbatch=4)))
+    assert (case.recipe.microbatches, case.recipe.grad_dtype) == (1, "float32")
+    program = predicting._traced(case.config, case.recipe)
+    summed = [op for op in program.ops if op.kind == "dot_general" and op.region == 0]
+    wide = {program.tensors[op.outputs[0]].dtype for op in summed if len(op.inputs) == 2}
+    assert "float32" in wide
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"layout__pipe": 2}, "pipeline dimension not there yet"),
         ({"model__kind": "moe"}, "model kind moe"),
         ({"model__layers": None}, "does not say layers"),
+        ({"model__kind": None, "model__layers": None}, "does not say kind, layers"),
         ({"framework": "Abacus"}, "nothing is known of how Abacus trains"),
         ({"layout__remat": "by moonlight"}, "'by moonlight' is not modelled"),
         ({"layout__context": 2, "layout__data": 4}, "context dimension"),

@@ -17,8 +17,10 @@ _MOVES = frozenset(
 
 
 class Late(Enum):
-    """Matmuls that wait: none; those that no other matmul follows, such as the gradients of
-    parameters, which only the optimizer reads; or all.
+    """Matmuls that wait.
+
+    None; those that no other matmul follows, such as the gradients of parameters, which only the
+    optimizer reads; or all.
     """
 
     NONE = "none"
@@ -32,6 +34,8 @@ class Habits:
 
     Attributes:
         reads_through: moves that never stand on their own: their reader looks through them.
+        reads_stored: ops that read what lies in memory, however their operand was made.
+        writes_stored: ops whose result goes to memory, whoever reads it.
         joins_matmuls: elementwise ops after a matmul or convolution, as long as nobody else reads
             what lies between, are done on its result before it is stored; cheap ones before it, on
             its operands as they are read.
@@ -41,19 +45,26 @@ class Habits:
         turns: where elementwise ops meet results of two matmuls in different orders of dimensions,
             one is written once more in the other's order.
         sums_after_loops: what a loop only adds to its carry is all-reduced once, after the loop.
+        scatters_into_sums: a scatter into zeros that is added to something goes into that instead.
         selects_for_scatters: a scatter of one number into each row is a comparison and a selection
             inside the loop that reads it; its forward pass, though, reads what is stored.
+        joins_lookup_sums: partial sums of lookups' gradients are added to others before they are
+            sent, as those of matmuls are.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
 
     reads_through: frozenset[str] = _MOVES
+    reads_stored: frozenset[str] = frozenset()
+    writes_stored: frozenset[str] = frozenset()
     joins_matmuls: bool = False
     late_matmuls: Late = Late.NONE
     early_buffers: bool = False
     turns: bool = False
     sums_after_loops: bool = False
+    scatters_into_sums: bool = False
     selects_for_scatters: bool = False
+    joins_lookup_sums: bool = True
     tile: tuple[int, int] | None = None
 
 
@@ -61,13 +72,23 @@ class Habits:
 PLAIN = Habits()
 
 _HABITS = {
-    "gpu": Habits(late_matmuls=Late.ALL, early_buffers=True, turns=True, sums_after_loops=True),
+    "gpu": Habits(
+        late_matmuls=Late.ALL,
+        early_buffers=True,
+        turns=True,
+        sums_after_loops=True,
+        scatters_into_sums=True,
+    ),
     # Tiles: https://openxla.org/xla/tiled_layout; 8 x 128 for all types of 16 and 32 bits.
     "tpu": Habits(
         reads_through=frozenset({"gather"}),
+        reads_stored=frozenset({"slice", "pad"}),
+        writes_stored=frozenset({"pad"}),
         joins_matmuls=True,
         late_matmuls=Late.LAST,
+        sums_after_loops=True,
         selects_for_scatters=True,
+        joins_lookup_sums=False,
         tile=(8, 128),
     ),
 }

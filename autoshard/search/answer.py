@@ -252,7 +252,8 @@ class Answer:
 
     def _goes_with_a_later(self, i: int) -> bool:
         """Whether a partial sum is added to a later one of the same layout, and sent with it."""
-        group = self.numbers.analysis.joined.get(i, ())
+        platform = self.numbers.machine.chip.platform
+        group = self.numbers.analysis.joined_on(platform).get(i, ())
         if not group or i == group[-1].flow:
             return False
         ends = [self._ends(part) for part in group]

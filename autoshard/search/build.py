@@ -76,9 +76,16 @@ class Analysis:
         return alike(self.graph)
 
     @cached_property
-    def joined(self) -> dict[int, tuple[Part, ...]]:
+    def _joined(self) -> dict[bool, dict[int, tuple[Part, ...]]]:
+        return {}
+
+    def joined_on(self, platform: str) -> dict[int, tuple[Part, ...]]:
         """By index of a flow, the partial sums that are sent as one with its own, it among them."""
-        return {part.flow: group for group in joined_sums(self.graph) for part in group}
+        of_lookups = habits_of(platform).joins_lookup_sums
+        if of_lookups not in self._joined:
+            groups = joined_sums(self.graph, of_lookups)
+            self._joined[of_lookups] = {p.flow: group for group in groups for p in group}
+        return self._joined[of_lookups]
 
     @cached_property
     def _accumulated(self) -> dict[int, int]:
@@ -194,7 +201,7 @@ class _Builder:
         self.machine, self.layouts = machine, layouts
         self.axes = layouts.mesh.axes
         self.beside = beside(self.graph, analysis.kinds, machine.chip, layouts.mesh.n_devices)
-        self.joined = analysis.joined
+        self.joined = analysis.joined_on(machine.chip.platform)
         self._shards: dict[tuple[int, Classes], Floats] = {}
         self._wire = analysis.wire
         self._tables: dict[tuple[object, ...], Reshards] = {}

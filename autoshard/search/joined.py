@@ -37,15 +37,20 @@ class Part:
     order: Order
 
 
-def joined_sums(graph: Graph) -> tuple[tuple[Part, ...], ...]:
-    """Groups of flows whose partial sums meet in additions and go nowhere else."""
+def joined_sums(graph: Graph, of_lookups: bool = True) -> tuple[tuple[Part, ...], ...]:
+    """Groups of flows whose partial sums meet in additions and go nowhere else.
+
+    Args:
+        graph: whose flows.
+        of_lookups: whether partial sums of scatters count, beside those of matmuls.
+    """
     program = graph.program
     readers = _readers(program)
     # By tensor that is a sum of partial sums alone: its parts.
     pending: dict[int, tuple[Part, ...]] = {
         f.tensor: (Part(i, tuple(range(len(f.dst_dims)))),)
         for i, f in enumerate(graph.flows)
-        if f.partial
+        if f.partial and (of_lookups or program.ops[f.at].rule.op_class.is_matrix)
     }
     inner: set[int] = set()
     for op in program.ops:
@@ -77,14 +82,16 @@ def accumulated(program: Program) -> dict[int, int]:
     # From the outermost loop inwards is not the order of ops, but backwards is: a loop's carry
     # comes after all that is in it.
     for op in reversed(program.ops):
-        if op.kind != "scan_carry" or op.inputs[0] is None:
+        if op.kind != "scan_carry":
             continue
         value, carry = op.inputs
+        if value is None or carry is None:
+            continue
         add = made.get(value)
         # The carry is read by the addition and by its own end.
         if add is None or add.kind not in _SUMS or carry not in add.inputs or value == carry:
             continue
-        if readers[value] != 1 or carry is None or readers[carry] != 2:
+        if readers[value] != 1 or readers[carry] != 2:
             continue
         outside = program.regions[op.region].parent
         # What the loop itself gives may be added to the carry of a loop around it.

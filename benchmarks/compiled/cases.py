@@ -56,6 +56,7 @@ _TABLE: tuple[tuple[str, Mapping[str, object], int, str, str], ...] = (
     ("dlrm-base", {}, 8192, "8xh100", "auto"),
     ("mlp-8k", {}, 8192, "v5e:2x4", "zero3 megatron auto"),
     ("mlp-8k", {}, 16384, "v5p:2x2x4", "fsdp_tensor"),
+    ("mlp-8k", {}, 16384, "v6e:4x4", "zero3 megatron"),
     ("gpt-125m", {}, 32, "v5e:2x4", "data_parallel zero1 zero3 megatron sequence_parallel auto"),
     ("gpt-125m", _UNROLLED, 32, "v5e:2x4", "data_parallel fsdp_tensor"),
     ("gpt-125m", {}, 64, "v6e:2x4", "zero3 fsdp_tensor auto"),
@@ -73,13 +74,15 @@ _TABLE: tuple[tuple[str, Mapping[str, object], int, str, str], ...] = (
     ("t5-3b", {}, 128, "v5p:2x2x4", "zero3 fsdp_tensor"),
     ("ssm-130m", {}, 32, "v5e:2x4", "data_parallel zero3"),
     ("ssm-130m", {}, 64, "v6e:4x4", "zero3 auto"),
+    ("ssm-130m", {}, 64, "v5p:2x2x4", "zero1"),
     ("convnet-18", {}, 512, "v5e:2x4", "data_parallel zero3"),
     ("convnet-18", {}, 1024, "v5p:2x2x4", "data_parallel"),
+    ("convnet-18", {}, 1024, "v6e:4x4", "zero3"),
     ("wrn-28-10", {}, 256, "v5e:2x4", "data_parallel zero3"),
     ("wrn-28-10", {}, 512, "v6e:2x4", "zero1"),
     ("unet-base", {}, 128, "v5e:2x4", "data_parallel zero3"),
     ("dlrm-base", {}, 8192, "v5p:2x2x4", "auto"),
-    ("gnn-base", {}, 16, "v5e:2x4", "data_parallel auto"),
+    ("gnn-base", {}, 16, "v5p:2x2x4", "data_parallel auto"),
 )
 
 

@@ -15,11 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from autoshard.models import parts
+from benchmarks.published import experts
 from benchmarks.published.flash import flash_attention
 
 Params = dict[str, Any]
 
-_SAVE_WEIGHT_PRODUCTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+# What layers that are computed again keep.
+_SAVED = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 REMAT = ("none", "selective", "dots", "full")
 
 
@@ -36,11 +41,15 @@ class Config:
         flash: attention by one kernel; else its scores are written out.
         flash_rate: see `flash.flash_attention`.
         causal_kernel: whether that kernel skips the masked half.
+        softmax_dtype: of written-out scores.
+        fused: an activation function is one loop that keeps what it reads, not what is inside.
         dropout: on the scores, and on what attention and MLP add to the residual stream.
         remat: what backward computes again: "none", "selective" (scores), "dots" (all but weight
             products), "full" (layers).
         remat_last: whether a layer's last product is computed again, too. XLA drops it, since
             nobody reads it; frameworks that call the layer again do not.
+        experts: of every other layer, the first among them; 0: all layers are dense.
+        expert_group: see `experts.mlp`.
     """
 
     layers: int
@@ -58,9 +67,13 @@ class Config:
     flash: bool = True
     flash_rate: float = 1.0
     causal_kernel: bool = True
+    softmax_dtype: str = "float32"
+    fused: bool = False
     dropout: bool = False
     remat: str = "none"
     remat_last: bool = False
+    experts: int = 0
+    expert_group: int = 0
 
 
 def shapes(config: Config) -> Params:
@@ -80,14 +93,21 @@ def shapes(config: Config) -> Params:
         layer["gate"] = (c.embed, c.hidden)
     found: Params = {
         "embed": (c.vocab, c.embed),
-        "layers": {name: (c.layers, *shape) for name, shape in layer.items()},
+        "layers": _stacked(layer, c.layers // 2 if c.experts else c.layers),
         "final_norm": (c.embed,),
     }
+    if c.experts:
+        mixed = layer | experts.shapes(c.experts, c.embed, c.hidden)
+        found["expert_layers"] = _stacked(mixed, c.layers // 2)
     if c.learned_positions:
         found["position"] = (c.seq, c.embed)
     if not c.tied:
         found["head"] = (c.embed, c.vocab)
     return found
+
+
+def _stacked(layer: dict[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:
+    return {name: (count, *shape) for name, shape in layer.items()}
 
 
 def parameters(config: Config) -> int:
@@ -117,16 +137,21 @@ def _attention(weight: Params, x: jax.Array, config: Config) -> jax.Array:
             query, key, value, causal=config.causal_kernel, rate=config.flash_rate
         )
     else:
-        core = partial(_scores, dropout=config.dropout)
+        core = partial(_scores, config=config)
         if config.remat == "selective":
             core = jax.checkpoint(core, prevent_cse=False)
         mixed = core(query, key, value)
     return jnp.einsum("bshd,hde->bse", mixed, weight["out"])
 
 
-def _scores(query: jax.Array, key: jax.Array, value: jax.Array, dropout: bool) -> jax.Array:
-    dropped = _dropout if dropout else None
-    return parts.attend(query, key, value, mask=parts.causal(query.shape[1]), after_softmax=dropped)
+def _scores(query: jax.Array, key: jax.Array, value: jax.Array, config: Config) -> jax.Array:
+    mask = parts.causal(query.shape[1])
+    if config.softmax_dtype == "float32":
+        dropped = _dropout if config.dropout else None
+        return parts.attend(query, key, value, mask=mask, after_softmax=dropped)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query * config.head_dim**-0.5, key)
+    scores = jnp.where(mask, scores, -jnp.inf)
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
 
 
 def _dropout(x: jax.Array) -> jax.Array:
@@ -137,9 +162,18 @@ def _dropout(x: jax.Array) -> jax.Array:
 
 
 def _mlp(weight: Params, x: jax.Array, config: Config) -> jax.Array:
-    up = x @ weight["up"]
-    hidden = jax.nn.silu(x @ weight["gate"]) * up if config.gated else jax.nn.gelu(up)
+    if "router" in weight:
+        return experts.mlp(weight, x, config.expert_group)
+    activate = _gated if config.gated else jax.nn.gelu
+    if config.fused:
+        activate = jax.checkpoint(activate, prevent_cse=False)
+    inputs = [x @ weight[name] for name in ("gate", "up") if name in weight]
+    hidden: jax.Array = activate(*inputs)
     return hidden @ weight["down"]
+
+
+def _gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+    return jax.nn.silu(gate) * up
 
 
 def _layer(weight: Params, x: jax.Array, config: Config) -> jax.Array:
@@ -171,9 +205,17 @@ def loss(params: Params, tokens: jax.Array, targets: jax.Array, config: Config) 
     def layer(weight: Params, x: jax.Array) -> jax.Array:
         return _layer(weight, x, config)
 
-    if config.remat == "dots":
-        layer = jax.checkpoint(layer, policy=_SAVE_WEIGHT_PRODUCTS, prevent_cse=False)
-    x = parts.run_layers(layer, params["layers"], x, scan=True, remat=config.remat == "full")
+    if config.remat in _SAVED:
+        layer = jax.checkpoint(layer, policy=_SAVED[config.remat], prevent_cse=False)
+
+    def block(weights: tuple[Params, ...], x: jax.Array) -> jax.Array:
+        for weight in weights:
+            x = layer(weight, x)
+        return x
+
+    kinds = [kind for kind in ("expert_layers", "layers") if kind in params]
+    stacks = tuple(params[kind] for kind in kinds)
+    x = parts.run_layers(block, stacks, x, scan=True, remat=False)
     x = parts.rms_norm(params["final_norm"], x)
     head = params["embed"].T if config.tied else params["head"]
     logits = (x @ head).astype(jnp.float32)

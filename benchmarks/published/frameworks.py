@@ -23,6 +23,7 @@ class Framework:
         overlap: whether gradients and gathered parameters travel beside matmuls.
         flash: the kernel of `KERNELS` that attention is; "" where scores go through memory.
         causal_kernel: whether that kernel skips the masked half.
+        softmax_dtype: of scores that go through memory; "compute" is the dtype computed in.
         param_dtype: of parameters at rest; "compute" is the dtype computed in.
         master: float32 copies beside parameters of 16 bits.
         grad_dtype: of gradients that are added up; "compute" as above.
@@ -42,6 +43,7 @@ class Framework:
     overlap: bool = True
     flash: str = "flash2"
     causal_kernel: bool = True
+    softmax_dtype: str = "float32"
     param_dtype: str = "compute"
     master: bool = True
     grad_dtype: str = "float32"
@@ -69,7 +71,7 @@ _XLA = Framework(
 
 FRAMEWORKS = (
     Framework(
-        pattern=r"^(Megatron-LM|Megatron-DeepSpeed)",
+        pattern=r"^Megatron-LM",
         source="Narayanan et al., arXiv:2104.04473; Korthikanti et al., arXiv:2205.05198, section "
         "6.3: gradients are reduced after the last microbatch, beside nothing",
         overlap=False,
@@ -78,11 +80,22 @@ FRAMEWORKS = (
         remat="full",
     ),
     Framework(
-        pattern=r"^DeepSpeed ZeRO-3",
-        source="Narayanan et al., arXiv:2104.04473, section 5.2; DeepSpeed, config JSON: "
-        "overlap_comm is off unless asked for",
+        pattern=r"^Megatron-DeepSpeed",
+        source="as Megatron-LM, but DeepSpeed's engine adds up and sends gradients in the dtype "
+        "computed in (DeepSpeed, config JSON: communication_data_type)",
         overlap=False,
         flash="",
+        grad_dtype="compute",
+        dropout=True,
+        remat="full",
+    ),
+    Framework(
+        pattern=r"^DeepSpeed ZeRO-3",
+        source="Narayanan et al., arXiv:2104.04473, section 5.2; DeepSpeed, config JSON: "
+        "overlap_comm is off unless asked for, communication_data_type as above",
+        overlap=False,
+        flash="",
+        grad_dtype="compute",
         local_sums=False,
         dropout=True,
         remat="full",
@@ -122,8 +135,10 @@ FRAMEWORKS = (
     replace(
         _XLA,
         pattern=r"^Alpa",
-        source="Alpa, benchmark/alpa: fp16 parameters and float32 master copies, unfused scores",
+        source="Alpa, benchmark/alpa: fp16 parameters and float32 master copies; alpa/model: "
+        "unfused scores, softmax in the dtype of the model",
         flash="",
+        softmax_dtype="compute",
         param_dtype="compute",
         master=True,
         grad_dtype="compute",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from autoshard.errors import AutoshardError
 from autoshard.machine.meshes import mesh_from_sizes
 from autoshard.machine.model import Machine, Overlap
-from autoshard.plan.model import Collective
-from autoshard.program.rule import OpClass
+from autoshard.program.ir import Program
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, build_problem
 from autoshard.search.solve import solve
@@ -26,8 +25,10 @@ from benchmarks.published.frameworks import (
     remat_of,
 )
 from benchmarks.published.hardware import UnknownMachine, chip_of, machine_of
+from benchmarks.published.launches import launches
 from benchmarks.published.layouts import allowed, mesh_sizes
 from benchmarks.published.rows import Layout, Row
+from benchmarks.published.sums import hidden_s, sums_of
 
 # Layouts are given, so memory is a result and no limit.
 _NO_LIMIT_BYTES = 1e15
@@ -36,9 +37,10 @@ _SWEEPS = 40
 # around the step's add up to more than the longer of both; a norm of this order stands for that.
 # Orders 3 to 5 do equally well on the rows that are fitted on.
 _EVENNESS = 4
-# A collective is called through a process group, which records and waits for events on top of the
-# launch; about this many launches' time.
-_LAUNCHES_OF_COLLECTIVE = 4
+# Kinds of models that `decoder.py` builds, and what trains them. The second is GShard's as Alpa
+# runs it (`experts.py`), its hidden size and optimizer those of Alpa's `benchmark_one_case_moe.py`.
+_MIXED = "moe (every other layer)"
+_KINDS = {"dense": "adam", _MIXED: "adafactor"}
 
 
 class Unsupported(Exception):
@@ -98,12 +100,15 @@ def case_of(row: Row) -> Case:
     layout, model = row.layout, row.model
     if row.pipe not in (None, 1):
         raise Unsupported("pipeline dimension not there yet")
-    if model["kind"] != "dense":
-        raise Unsupported(f"model kind {model['kind'] or 'not said'} is not built here")
-    missing = [k for k in ("layers", "d_model", "n_heads", "seq") if not model[k]]
-    if missing or not row.global_batch:
-        missing += [] if row.global_batch else ["global_batch"]
+    wanted = ["kind", "layers", "d_model", "n_heads", "seq"]
+    if model["kind"] == _MIXED:
+        wanted += ["experts", "expert_group_size"]
+    missing = [k for k in wanted if not model.get(k)]
+    missing += [] if row.global_batch else ["global_batch"]
+    if missing:
         raise Unsupported(f"the source does not say {', '.join(missing)}")
+    if model["kind"] not in _KINDS:
+        raise Unsupported(f"model kind {model['kind']} is not built here")
     if layout is None:
         raise Unsupported("the source does not say the layout, or a compiler chose it")
     stated = layout.data * layout.fsdp * layout.tensor * layout.context
@@ -120,7 +125,7 @@ def case_of(row: Row) -> Case:
     except (UnknownFramework, ValueError) as error:
         raise Unsupported(str(error)) from error
     recipe = _recipe(row, framework)
-    config = _config(row, framework, remat)
+    config = _config(row, framework, remat, recipe)
     if layout.sequence_parallel is None:
         layout = replace(layout, sequence_parallel=framework.sequence_parallel)
     return Case(config, recipe, layout)
@@ -132,7 +137,7 @@ def _recipe(row: Row, framework: Framework) -> training.Recipe:
     assert row.global_batch is not None
     replicas = layout.data * layout.fsdp
     each = row.global_batch / replicas
-    of_one = min(row.microbatch or each, each)
+    of_one = min(row.microbatch or each / (row.microbatches or 1), each)
     microbatches = each / of_one
     if microbatches != int(microbatches) or of_one != int(of_one):
         raise Unsupported(
@@ -153,35 +158,42 @@ def _recipe(row: Row, framework: Framework) -> training.Recipe:
         master=framework.master and half != "float32",
         compute_dtype=half,
         grad_dtype=named(framework.grad_dtype),
+        optimizer=_KINDS[row.model["kind"]],
     )
 
 
-def _config(row: Row, framework: Framework, remat: str) -> decoder.Config:
+def _config(row: Row, framework: Framework, remat: str, recipe: training.Recipe) -> decoder.Config:
     model, layout = row.model, row.layout
     assert layout is not None
     heads = model["n_heads"]
     vocab = model["vocab"] or _VOCAB
     multiple = framework.pad_vocab * layout.tensor
     gated = bool(model["gated_mlp"])
+    dtype = compute_dtype(row)
+    mixed, tokens = model["kind"] == _MIXED, recipe.microbatch * model["seq"]
     return decoder.Config(
         layers=model["layers"],
         embed=model["d_model"],
         heads=heads,
         kv_heads=model["n_kv_heads"] or heads,
         head_dim=model["head_dim"] or model["d_model"] // heads,
-        hidden=model["d_ff"] or _hidden(model["d_model"], gated),
+        hidden=model["d_ff"] or _hidden(model["d_model"], gated, mixed),
         vocab=-(-vocab // multiple) * multiple,
         seq=model["seq"],
         gated=gated,
         tied=model.get("tied_embeddings", framework.tied),
         learned_positions=framework.learned_positions,
-        compute_dtype=compute_dtype(row),
+        compute_dtype=dtype,
         flash=bool(framework.flash),
         flash_rate=_flash_rate(row, framework),
         causal_kernel=framework.causal_kernel,
+        softmax_dtype=dtype if framework.softmax_dtype == "compute" else framework.softmax_dtype,
+        fused=not framework.eager,
         dropout=framework.dropout,
         remat=remat,
         remat_last=framework.eager and remat == "full",
+        experts=model["experts"] if mixed else 0,
+        expert_group=min(model["expert_group_size"], tokens) if mixed else 0,
     )
 
 
@@ -199,19 +211,42 @@ def _flash_rate(row: Row, framework: Framework) -> float:
 _VOCAB = 51200  # GPT-2's 50257 padded as Megatron does (Narayanan et al., table 1)
 
 
-def _hidden(width: int, gated: bool) -> int:
-    """4 d, or what has as many weights with a gate (Shazeer, arXiv:2002.05202): 8/3 d."""
+def _hidden(width: int, gated: bool, mixed: bool) -> int:
+    """4 d, or what has as many weights with a gate (Shazeer, arXiv:2002.05202): 8/3 d.
+
+    Where every other layer has experts, 8 d: see `_KINDS`.
+    """
+    if mixed:
+        return 8 * width
     return -(-8 * width // 3 // 256) * 256 if gated else 4 * width
 
 
 @lru_cache(maxsize=64)
 def _analysis(config: decoder.Config, recipe: training.Recipe) -> Analysis:
+    """Of a run's program. All numbers of microbatches share one trace, of two of them."""
+    few = min(recipe.microbatches, 2)
+    program = _traced(config, replace(recipe, microbatches=few))
+    if recipe.microbatches > few:
+        program = replace(
+            program,
+            regions=tuple(
+                replace(region, trip_count=recipe.microbatches)
+                if region.kind == "scan" and region.parent == 0
+                else region
+                for region in program.regions
+            ),
+            _times={},
+        )
+    return Analysis(program)
+
+
+@lru_cache(maxsize=16)
+def _traced(config: decoder.Config, recipe: training.Recipe) -> Program:
     step = training.make_step(partial(decoder.loss, config=config), recipe)
     state = training.state_structs(partial(decoder.structs, config), recipe)
     args = (state, *training.batch_structs(recipe, config.seq))
     sig = signature(args, ["state", "tokens", "targets"])
-    traced = trace(step, sig, name="train_step", donated=frozenset({0}))
-    return Analysis(traced.program)
+    return trace(step, sig, name="train_step", donated=frozenset({0})).program
 
 
 def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
@@ -239,43 +274,14 @@ def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     answer = Answer(numbers, solution.choice)
     collectives = answer.collectives()
     found = answer.prediction(collectives)
-    hidden_s = _hidden_sums_s(collectives, found.compute_s, case.recipe, machine.chip.overlap)
-    launched_s = _launched_s(row, case, collectives, efficiency)
-    return Predicted(found.step_s - hidden_s, launched_s, found.peak_bytes)
-
-
-def _hidden_sums_s(
-    collectives: Sequence[Collective], compute_s: float, recipe: training.Recipe, overlap: Overlap
-) -> float:
-    """What the last microbatch's backward hides of the sums of gradients over replicas.
-
-    A program sums them when its loop has ended. Frameworks that overlap start with each layer's
-    sum while the last microbatch is still in the layers before: behind two thirds of one
-    microbatch's time, since backward is twice forward.
-    """
-    if recipe.replicas == 1:
-        return 0.0
-    sums_s = sum(c.exposed_s for c in collectives if c.count == 1 and c.axes == ("data",))
-    behind_s = overlap.share * compute_s / recipe.microbatches * 2 / 3
-    return (1 - overlap.slowdown) * min(sums_s, behind_s)
-
-
-def _launched_s(
-    row: Row, case: Case, collectives: Sequence[Collective], efficiency: Efficiency
-) -> float:
-    """What it takes a Python process to launch the step's kernels, one by one.
-
-    Kernels run while later ones are launched, so this is a floor under the step. Programs that
-    XLA compiled do without.
-    """
-    if not framework_of(row).eager:
-        return 0.0
-    program = _analysis(case.config, case.recipe).program
-    kernels = sum(
-        program.times(op.region) for op in program.ops if op.rule.op_class is not OpClass.FREE
+    sums = sums_of(collectives, mesh, machine.chip, case.recipe)
+    hidden = hidden_s(sums, found.compute_s, case.recipe, machine.chip.overlap)
+    launched = launches(answer.program, collectives) if framework_of(row).eager else 0
+    return Predicted(
+        device_s=found.step_s - sums.saved_s - hidden,
+        launched_s=launched * efficiency.launch_s,
+        peak_bytes=found.peak_bytes,
     )
-    kernels += _LAUNCHES_OF_COLLECTIVE * sum(c.count for c in collectives)
-    return kernels * efficiency.launch_s
 
 
 def tuned(machine: Machine, framework: Framework, efficiency: Efficiency) -> Machine:

@@ -39,6 +39,7 @@ class Row:
         chips: devices.
         model: the published sizes; None where the source says none.
         global_batch, microbatch: sequences a step, and at a time on one replica.
+        microbatches: how many of them one replica runs a step.
         layout: how it was cut; None where the source does not say or a compiler chose.
         pipe: pipeline stages; None if not said.
         step_s: measured, or plain arithmetic on what was; None if neither time nor rate is known.
@@ -58,6 +59,7 @@ class Row:
     model: Mapping[str, Any]
     global_batch: int | None
     microbatch: int | None
+    microbatches: int | None
     layout: Layout | None
     pipe: int | None
     offload: bool
@@ -87,6 +89,7 @@ def read(record: Mapping[str, Any]) -> Row:
         model=record["model"],
         global_batch=record["global_batch"],
         microbatch=layout.get("microbatch"),
+        microbatches=layout.get("num_microbatches"),
         layout=_layout(record),
         pipe=layout.get("pipe"),
         offload=bool(layout.get("offload_activations")),

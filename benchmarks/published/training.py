@@ -1,7 +1,7 @@
-"""One training step as frameworks run it: precisions at rest, microbatches, Adam.
+"""One training step as frameworks run it: precisions at rest, microbatches, the update.
 
 State is a pytree of arrays: `params` in the dtype that is computed in or in float32, `master`
-float32 copies where the framework keeps them, and Adam's two moments.
+float32 copies where the framework keeps them, and the optimizer's `moments` of each parameter.
 
 Microbatches run in a `lax.scan`. Frameworks without sharded parameters add up gradients on every
 replica by itself and reduce them once at the end; a program for the partitioner says that with a
@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from benchmarks.published.optimizers import OPTIMIZERS
 
 Params = dict[str, Any]
 Loss = Callable[[Params, jax.Array, jax.Array], jax.Array]
@@ -33,8 +35,9 @@ class Recipe:
         param_dtype: of parameters at rest.
         master: float32 copies of them beside.
         compute_dtype: of weights in use.
-        grad_dtype: of gradients that are added up.
-        moment_dtype: of Adam's moments.
+        grad_dtype: of gradients that are added up, over microbatches or replicas.
+        moment_dtype: of the optimizer's moments.
+        optimizer: of `optimizers.OPTIMIZERS`.
     """
 
     microbatches: int
@@ -45,15 +48,20 @@ class Recipe:
     compute_dtype: str = "bfloat16"
     grad_dtype: str = "float32"
     moment_dtype: str = "float32"
+    optimizer: str = "adam"
 
 
 def state_structs(params: Callable[[str], Params], recipe: Recipe) -> Params:
     """The state's shapes; `params` gives the parameters in a dtype."""
-    state = {
-        "params": params(recipe.param_dtype),
-        "mean": params(recipe.moment_dtype),
-        "square": params(recipe.moment_dtype),
-    }
+    at_rest = params(recipe.param_dtype)
+    moments = [
+        {
+            name: jax.ShapeDtypeStruct(shape, jnp.dtype(recipe.moment_dtype))
+            for name, shape in OPTIMIZERS[recipe.optimizer].moments(leaf.shape).items()
+        }
+        for leaf in jax.tree.leaves(at_rest)
+    ]
+    state: Params = {"params": at_rest, "moments": moments}
     return state | ({"master": params("float32")} if recipe.master else {})
 
 
@@ -84,8 +92,8 @@ def make_step(loss: Loss, recipe: Recipe) -> Callable[..., tuple[Params, jax.Arr
         else:
             value, grads = _accumulate(grads_of, params, tokens, targets, recipe)
         if recipe.replicas > 1:
-            grads = jax.tree.map(_sum_replicas, grads)
-        return _adam(state, grads, recipe), jnp.mean(value)
+            grads = jax.tree.map(lambda g: _sum_replicas(g.astype(recipe.grad_dtype)), grads)
+        return _updated(state, grads, recipe), jnp.mean(value)
 
     return step
 
@@ -113,24 +121,20 @@ def _sum_replicas(grad: jax.Array) -> jax.Array:
     return jnp.einsum("r,r...->...", jnp.ones(grad.shape[0], grad.dtype), grad)
 
 
-def _adam(state: Params, grads: Params, recipe: Recipe) -> Params:
-    """Kingma and Ba, arXiv:1412.6980, with decay; constants cost nothing."""
-    weights = state["master"] if recipe.master else state["params"]
-
-    def one(weight: Any, grad: Any, mean: Any, square: Any) -> tuple[Any, Any, Any]:
-        grad = grad.astype(jnp.float32)
-        mean = 0.9 * mean.astype(jnp.float32) + 0.1 * grad
-        square = 0.95 * square.astype(jnp.float32) + 0.05 * grad * grad
-        wide = weight.astype(jnp.float32)
-        new = wide - 1e-4 * (mean / (jnp.sqrt(square) + 1e-8) + 0.1 * wide)
-        return new, mean.astype(recipe.moment_dtype), square.astype(recipe.moment_dtype)
-
-    found = jax.tree.map(one, weights, grads, state["mean"], state["square"])
-    pick = lambda k: jax.tree.map(lambda t: t[k], found, is_leaf=lambda t: isinstance(t, tuple))  # noqa: E731
-    new, mean, square = pick(0), pick(1), pick(2)
+def _updated(state: Params, grads: Params, recipe: Recipe) -> Params:
+    """The new state."""
+    weights, tree = jax.tree.flatten(state["master"] if recipe.master else state["params"])
+    found, moments = [], []
+    for weight, grad, kept in zip(weights, jax.tree.leaves(grads), state["moments"], strict=True):
+        wide = {name: m.astype(jnp.float32) for name, m in kept.items()}
+        new, now = OPTIMIZERS[recipe.optimizer].update(
+            weight.astype(jnp.float32), grad.astype(jnp.float32), **wide
+        )
+        found.append(new)
+        moments.append({name: m.astype(recipe.moment_dtype) for name, m in now.items()})
+    new = jax.tree.unflatten(tree, found)
     out = {
         "params": jax.tree.map(lambda p: p.astype(recipe.param_dtype), new),
-        "mean": mean,
-        "square": square,
+        "moments": moments,
     }
     return out | ({"master": new} if recipe.master else {})

@@ -112,7 +112,7 @@ def unplanned(found: Comparison, everything: bool = False) -> Table:
         Column("bytes", number=True),
         Column("tensor"),
         Column("from"),
-        Column("probably instead of"),
+        Column("probably"),
     )
     shown = [u for u in found.unplanned if everything or u.seen.total_bytes >= _TRIFLE * whole]
     rows = tuple(_unplanned_row(u) for u in shown)
@@ -151,7 +151,7 @@ def _unplanned_row(item: Unplanned) -> tuple[str, ...]:
         units.size(s.bytes),
         s.tensor,
         where or "XLA",
-        item.instead or "-",
+        item.why,
     )
 
 
@@ -200,6 +200,7 @@ def as_json(found: Comparison) -> dict[str, object]:
                 "source": u.seen.source,
                 "op_name": u.seen.op_name,
                 "instead": u.instead,
+                "why": u.why,
             }
             for u in found.unplanned
         ],

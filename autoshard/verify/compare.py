@@ -9,16 +9,13 @@ compiled is *missing*.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoshard.plan.model import Collective, Plan
 from autoshard.verify.collectives import Seen
+from autoshard.verify.unplanned import Unplanned, explained, same_bytes, summing_to
 from autoshard.verify.witness import Witness
-
-# Bytes may differ by this much: the TPU pads what it scatters to whole tiles.
-_SAME = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +76,6 @@ class Row:
     count: int
     predicted_bytes: float
     compiled_bytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unplanned:
-    """What the compiler sends and nobody planned; `instead` says which plan it may stand for."""
-
-    seen: Seen
-    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +151,7 @@ def compare(plan: Plan, witness: Witness, tolerance: float = 0.1) -> Comparison:
         plan=plan,
         witness=witness,
         rows=_rows(planned, [*matching.stand_for(), *unplanned]),
-        unplanned=_explained(unplanned, missing),
+        unplanned=explained(unplanned, missing),
         missing=tuple(sorted(missing, key=lambda c: -c.bytes * c.count)),
         remarks=tuple((r.why, n) for r, n in matching.used.items() if r.why != EQUIVALENCES[0].why),
         checks_bytes=all(rule.counts_bytes for rule in rules),
@@ -190,7 +179,11 @@ class _Matching:
             seen = self.compiled[j]
             for i in places.get((seen.kind, seen.axes), ()):
                 times = min(self.open[i], self.unmatched[j])
-                if times and seen.whole and _same(self.planned[i].bytes * rule.ratio, seen.bytes):
+                if (
+                    times
+                    and seen.whole
+                    and same_bytes(self.planned[i].bytes * rule.ratio, seen.bytes)
+                ):
                     self.open[i] -= times
                     self.unmatched[j] -= times
                     self.pairs.append((self.planned[i], seen, times))
@@ -204,7 +197,8 @@ class _Matching:
             pieces = [
                 j
                 for j, seen in enumerate(self.compiled)
-                if (seen.kind, seen.axes) == ("permute", c.axes) and _same(seen.bytes, c.bytes / n)
+                if (seen.kind, seen.axes) == ("permute", c.axes)
+                and same_bytes(seen.bytes, c.bytes / n)
             ]
             times = min(self.open[i], sum(self.unmatched[j] for j in pieces) // (n - 1))
             if c.kind not in _RINGS or not times:
@@ -220,7 +214,7 @@ class _Matching:
             left = [
                 j
                 for j, seen in enumerate(self.compiled)
-                if (seen.kind, seen.axes) == ("permute", axes) and _same(seen.bytes, size)
+                if (seen.kind, seen.axes) == ("permute", axes) and same_bytes(seen.bytes, size)
             ]
             self._take(left, most)
 
@@ -262,25 +256,6 @@ class _Matching:
     def stand_for(self) -> list[Seen]:
         """What was matched, under the kind that was planned."""
         return [replace(seen, kind=c.kind, count=n) for c, seen, n in self.pairs]
-
-
-def _same(one: float, other: float) -> bool:
-    return abs(one - other) <= _SAME * max(one, other)
-
-
-def summing_to(total: float, parts: Sequence[float], most: int = 1 << 14) -> list[int]:
-    """Indices of parts that add up to a total exactly; [] where none do, or the search is long."""
-    reached: dict[float, tuple[int, ...]] = {0.0: ()}
-    for k, part in enumerate(parts):
-        for at, chosen in list(reached.items()):
-            new = at + part
-            if new <= total and new not in reached:
-                reached[new] = (*chosen, k)
-                if new == total:
-                    return list(reached[new])
-        if len(reached) > most:
-            return []
-    return []
 
 
 def merge_axes(planned: Sequence[Collective], compiled: Sequence[Seen]) -> list[Collective]:
@@ -327,7 +302,7 @@ def _over_each(group: Sequence[Collective], seen: Seen) -> Iterator[list[Collect
 
 
 def _alike(seen: Seen, able: Sequence[tuple[list[Collective], object]]) -> list[int]:
-    return [k for k, (found, _) in enumerate(able) if _same(found[0].bytes, seen.bytes)][:1]
+    return [k for k, (found, _) in enumerate(able) if same_bytes(found[0].bytes, seen.bytes)][:1]
 
 
 def _rows(planned: Sequence[Collective], compiled: Sequence[Seen]) -> tuple[Row, ...]:
@@ -346,33 +321,3 @@ def _rows(planned: Sequence[Collective], compiled: Sequence[Seen]) -> tuple[Row,
         for kind, axes in sorted(keys)
     ]
     return tuple(sorted(rows, key=lambda r: -max(r.predicted_bytes, r.compiled_bytes)))
-
-
-def _explained(unplanned: Sequence[Seen], missing: Sequence[Collective]) -> tuple[Unplanned, ...]:
-    """Each unplanned collective with the missing one it probably replaces, nearest first."""
-    left = list(missing)
-    out: list[Unplanned] = []
-    for seen in sorted(unplanned, key=lambda s: -s.total_bytes):
-        for likely in _LIKELY:
-            found = next((c for c in left if likely(seen, c)), None)
-            if found is not None:
-                left.remove(found)
-                what = f"{found.kind} over {'+'.join(found.axes)} of {found.tensor}"
-                times = f" x{found.count}" if found.count > 1 else ""
-                out.append(
-                    Unplanned(
-                        seen, f"{what}{times} at {os.path.basename(found.source)} ({found.reason})"
-                    )
-                )
-                break
-        else:
-            out.append(Unplanned(seen))
-    return tuple(out)
-
-
-_LIKELY: tuple[Callable[[Seen, Collective], bool], ...] = (
-    lambda s, c: s.axes == c.axes and s.kind == c.kind and _same(s.bytes, 2 * c.bytes),
-    lambda s, c: s.axes == c.axes and _same(s.bytes, c.bytes),
-    lambda s, c: s.kind == c.kind and _same(s.bytes, c.bytes),
-    lambda s, c: s.axes == c.axes and s.kind == c.kind and s.source == c.source,
-)

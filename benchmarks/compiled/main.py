@@ -130,7 +130,7 @@ def _below(pairs: Sequence[Pair]) -> str:
             f"    {u.seen.kind} over {'+'.join(u.seen.axes)} x{u.seen.count}"
             f" {u.seen.total_bytes / 1e6:.1f} MB {u.seen.tensor} at"
             f" {os.path.basename(u.seen.source) or 'XLA'}"
-            + (f", for {u.instead}" if u.instead else "")
+            f": {u.why}"
             for u in told
         ]
     return "\n".join(lines)

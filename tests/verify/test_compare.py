@@ -61,12 +61,18 @@ def test_as_planned():
 def test_what_nobody_planned():
     found = compared(
         [planned("all-gather", "data", 1, MIB)],
-        [seen("all-gather", "data", 1, MIB), seen("all-to-all", "tensor", 3, MIB, source="m.py:9")],
+        [
+            seen("all-gather", "data", 1, MIB),
+            seen(
+                "all-to-all", "tensor", 3, MIB, source="m.py:9", op_name="jit(f)/jvp()/dot_general"
+            ),
+        ],
     )
     assert not found.agrees
     (extra,) = found.unplanned
     assert (extra.seen.kind, extra.seen.count, extra.seen.source) == ("all-to-all", 3, "m.py:9")
     assert extra.instead == ""
+    assert extra.why == "XLA splits this product otherwise than planned"
     assert found.communication_error == 0.75
 
 
@@ -91,6 +97,13 @@ def test_the_missing_one_is_named_beside_the_unplanned():
     assert found.unplanned[0].instead == (
         f"reduce-scatter over data of bfloat16[{MIB}] x2 at m.py:1 (gradient summed)"
     )
+
+
+def test_several_sent_as_one_though_not_equally_often():
+    """A loop's sums and one of the last round, laid end to end in every round."""
+    plan = [planned("all-reduce", "data", times, MIB) for times in (24, 1, 1)]
+    found = compared(plan, [seen("all-reduce", "data", 25, 3 * MIB)])
+    assert found.unplanned[0].why == "for 3 planned ones of m.py, sent as one"
 
 
 def test_an_all_reduce_is_a_reduce_scatter_on_cpu_only():

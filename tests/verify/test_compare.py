@@ -103,7 +103,7 @@ def test_several_sent_as_one_though_not_equally_often():
     """A loop's sums and one of the last round, laid end to end in every round."""
     plan = [planned("all-reduce", "data", times, MIB) for times in (24, 1, 1)]
     found = compared(plan, [seen("all-reduce", "data", 25, 3 * MIB)])
-    assert found.unplanned[0].why == "for 3 planned ones of m.py, sent as one"
+    assert found.unplanned[0].why == "for 3 planned ones of m.py:1, sent as one"
 
 
 def test_an_all_reduce_is_a_reduce_scatter_on_cpu_only():

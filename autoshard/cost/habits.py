@@ -50,6 +50,8 @@ class Habits:
             inside the loop that reads it; its forward pass, though, reads what is stored.
         joins_lookup_sums: partial sums of lookups' gradients are added to others before they are
             sent, as those of matmuls are.
+        reshapes_stored: what a reshape reads that splits or merges the minor dimension is stored: to
+            read it so takes another layout.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
@@ -65,6 +67,7 @@ class Habits:
     scatters_into_sums: bool = False
     selects_for_scatters: bool = False
     joins_lookup_sums: bool = True
+    reshapes_stored: bool = False
     tile: tuple[int, int] | None = None
 
 
@@ -89,6 +92,7 @@ _HABITS = {
         sums_after_loops=True,
         selects_for_scatters=True,
         joins_lookup_sums=False,
+        reshapes_stored=True,
         tile=(8, 128),
     ),
 }

@@ -68,6 +68,9 @@ def stored_tensors(program: Program, habits: Habits) -> list[bool]:
             for t in op.inputs[:1]:
                 if t is not None and not (t in maker and _only_widens_or_turns(program, maker[t])):
                     stored[t] = True
+        if habits.reshapes_stored and op.kind == "reshape" and op.inputs[0] is not None:
+            before, after = (program.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
+            stored[op.inputs[0]] |= _minor(before) != _minor(after)
         if op.kind in habits.writes_stored:
             for made in op.outputs:
                 stored[made] = True
@@ -120,6 +123,11 @@ def scatters_into_sums(program: Program) -> dict[int, int]:
             if t is not None and t != out and t in made and made[t].id < op.id:
                 found[out] = t
     return found
+
+
+def _minor(shape: tuple[int, ...]) -> int:
+    """The size of the last dimension that is longer than 1."""
+    return next((n for n in reversed(shape) if n > 1), 1)
 
 
 def _one_a_row(program: Program, op: Op) -> bool:

@@ -50,8 +50,8 @@ class Habits:
             inside the loop that reads it; its forward pass, though, reads what is stored.
         joins_lookup_sums: partial sums of lookups' gradients are added to others before they are
             sent, as those of matmuls are.
-        reshapes_stored: what a reshape reads that splits or merges the minor dimension is stored: to
-            read it so takes another layout.
+        reshapes_stored: what a reshape reads that splits or merges the minor dimension is stored;
+            to read it so takes another layout.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """

@@ -77,14 +77,13 @@ _TABLE: tuple[tuple[str, Mapping[str, object], int, str, str], ...] = (
     ("ssm-130m", {}, 32, "v5e:2x4", "data_parallel zero3"),
     ("ssm-130m", {}, 64, "v6e:4x4", "zero3 auto"),
     ("ssm-130m", {}, 64, "v5p:2x2x4", "zero1"),
-    ("convnet-18", {}, 512, "v5e:2x4", "data_parallel zero3"),
+    ("convnet-18", {}, 512, "v5e:2x4", "data_parallel zero1 zero3"),
     ("convnet-18", {}, 1024, "v5p:2x2x4", "data_parallel"),
-    ("convnet-18", {}, 1024, "v6e:4x4", "zero3"),
-    ("convnet-18", {}, 1024, "v5e:4x4", "zero1"),
     ("wrn-28-10", {}, 256, "v5e:2x4", "data_parallel zero3"),
     ("wrn-28-10", {}, 512, "v6e:2x4", "zero1"),
     ("unet-base", {}, 128, "v5e:2x4", "zero3"),
     ("dlrm-base", {}, 8192, "v5p:2x2x4", "auto"),
+    ("dlrm-base", {}, 16384, "v5p:4x4x4", "auto"),
     ("gnn-base", {}, 16, "v5p:2x2x4", "data_parallel auto"),
 )
 

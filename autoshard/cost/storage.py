@@ -6,6 +6,7 @@ What one fused loop makes for itself is not stored. Which ops fuse is the compil
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autoshard.cost.habits import Habits
@@ -48,58 +49,82 @@ def is_large(program: Program, tensor: int, op: Op) -> bool:
 
 def stored_tensors(program: Program, habits: Habits) -> list[bool]:
     """Per tensor, whether it is ever in memory on its own or under another's name."""
+    rules = _Rules(program, habits)
     stored = [False] * len(program.tensors)
     for leaf in (*program.inputs, *program.outputs):
         if leaf.tensor is not None:
             stored[leaf.tensor] = True
-    for turned in _turned(program) if habits.turns else ():
-        stored[turned] = True
-    joined_after = _joined_after(program) if habits.joins_matmuls else {}
-    # Broadcasts that a loop reads are made inside it (`while` bodies are called "sunk" then).
-    broadcasts = {o for op in program.ops if op.kind == "broadcast_in_dim" for o in op.outputs}
-    ends = frozenset(joined_after.values())
-    joined_before = _joined_before(program, ends) if habits.joins_matmuls else frozenset()
-    sums = scatters_into_sums(program) if habits.scatters_into_sums else {}
-    for operand in sums.values():
-        stored[operand] = True
-    maker = {out: op for op in program.ops for out in op.outputs}
+    for t in (*(_turned(program) if habits.turns else ()), *rules.sums.values()):
+        stored[t] = True
     for op in reversed(program.ops):
-        if op.kind in habits.reads_stored:
-            for t in op.inputs[:1]:
-                if t is not None and not (t in maker and _only_widens_or_turns(program, maker[t])):
-                    stored[t] = True
-        if habits.reshapes_stored and op.kind == "reshape" and op.inputs[0] is not None:
-            before, after = (program.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
-            stored[op.inputs[0]] |= _minor(before) != _minor(after)
-        if op.kind in habits.writes_stored:
-            for made in op.outputs:
-                stored[made] = True
-        if sums and not sums.keys().isdisjoint(op.outputs):
-            for t in (*op.inputs[1:], *op.outputs):  # the zeros are never made
-                if t is not None:
-                    stored[t] = True
-            continue
-        fusible = op.rule.op_class is OpClass.FUSIBLE or op.kind in habits.reads_through
-        if habits.selects_for_scatters and _one_a_row(program, op):
-            fusible = op.kind != "gather"
-        if op.rule.op_class.is_matrix:
-            for t in op.inputs:
-                if t is not None and t not in joined_before:
-                    stored[t] = True
-            for made in op.outputs:
-                stored[joined_after.get(made, made)] = True
-        elif not fusible and not shares_buffer(op):
-            for t in (*op.inputs, *op.outputs):
-                if t is not None:
-                    stored[t] = True
-        elif fusible and is_reduction(op):
-            for made in op.outputs:
-                stored[made] = True
-        elif shares_buffer(op) and (any(stored[o] for o in op.outputs) or "_" in op.kind):
-            for t in op.inputs:
-                if t is not None and not (op.kind in _CONSTANTS and t in broadcasts):
-                    stored[t] = True
+        for kept in rules.stored_by(op, stored):
+            if kept is not None:
+                stored[kept] = True
     return stored
+
+
+class _Rules:
+    """What every op needs, or leaves, in memory."""
+
+    def __init__(self, program: Program, habits: Habits) -> None:
+        self.program, self.habits = program, habits
+        self.maker = {out: op for op in program.ops for out in op.outputs}
+        self.sums = scatters_into_sums(program) if habits.scatters_into_sums else {}
+        joins = habits.joins_matmuls
+        self.joined_after = _joined_after(program) if joins else {}
+        ends = frozenset(self.joined_after.values())
+        self.joined_before = _joined_before(program, ends) if joins else frozenset()
+
+    def stored_by(self, op: Op, stored: Sequence[bool]) -> Iterator[int | None]:
+        """Tensors that are in memory because of an op.
+
+        Args:
+            op: it.
+            stored: what later ops store.
+        """
+        habits, source = self.habits, op.inputs[0] if op.inputs else None
+        if (op.kind in habits.reads_stored and not self._is_only_widened(source)) or (
+            habits.reshapes_stored and self._changes_minor(op)
+        ):
+            yield source
+        if op.kind in habits.writes_stored:
+            yield from op.outputs
+        if not self.sums.keys().isdisjoint(op.outputs):
+            yield from (*op.inputs[1:], *op.outputs)  # the zeros are never made
+        elif op.rule.op_class.is_matrix:
+            yield from (t for t in op.inputs if t not in self.joined_before)
+            yield from (self.joined_after.get(made, made) for made in op.outputs)
+        elif shares_buffer(op):
+            if any(stored[o] for o in op.outputs) or "_" in op.kind:
+                yield from (t for t in op.inputs if not self._is_made_inside(op, t))
+        elif not self._fuses(op):
+            yield from (*op.inputs, *op.outputs)
+        elif is_reduction(op):
+            yield from op.outputs
+
+    def _fuses(self, op: Op) -> bool:
+        """Whether an op can be part of a loop over elements."""
+        if self.habits.selects_for_scatters and _one_a_row(self.program, op):
+            return op.kind != "gather"
+        return op.rule.op_class is OpClass.FUSIBLE or op.kind in self.habits.reads_through
+
+    def _is_only_widened(self, tensor: int | None) -> bool:
+        return tensor in self.maker and _only_widens_or_turns(self.program, self.maker[tensor])
+
+    def _changes_minor(self, op: Op) -> bool:
+        """Whether a reshape splits or merges the last dimension that is longer than 1."""
+        if op.kind != "reshape" or op.inputs[0] is None:
+            return False
+        before, after = (self.program.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
+        return _minor(before) != _minor(after)
+
+    def _is_made_inside(self, op: Op, tensor: int | None) -> bool:
+        """Whether a loop makes what it reads itself, as it does with broadcasts.
+
+        Bodies of loops that it was done to are called "sunk".
+        """
+        maker = None if tensor is None else self.maker.get(tensor)
+        return op.kind in _CONSTANTS and maker is not None and maker.kind == "broadcast_in_dim"
 
 
 def scatters_into_sums(program: Program) -> dict[int, int]:

@@ -14,7 +14,8 @@ from autoshard.report.table import Column, Fact, Table, cut
 from autoshard.report.text import facts, table
 
 if TYPE_CHECKING:  # what is compared is made by a room that imports JAX; showing it needs none
-    from autoshard.verify.compare import Comparison, Row, Unplanned
+    from autoshard.verify.compare import Comparison, Row
+    from autoshard.verify.unplanned import Unplanned
 
 _MOST = 12
 # Below this share of the bytes, rows are counted and not shown.

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", action="append", metavar="NAME", help="only this model")
     parser.add_argument("--strategy", action="append", metavar="NAME", help="only this layout")
     parser.add_argument("--from", dest="file", type=Path, metavar="FILE", help="compiled before")
-    parser.add_argument("--only-from", action="store_true", help="compile nothing")
+    parser.add_argument("--only-from", action="store_true", help="compile nothing anew")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep what was compiled")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)

@@ -51,6 +51,7 @@ def pair(case: Case, known: Mapping[str, Witness], compiling: bool) -> Pair:
     if key in known:
         return Pair(case, key, plan, compare(plan, known[key]))
     if not compiling:
-        return Pair(case, key, plan, None)
+        kept = cache.load(cache.place(plan, frozenset(entry.donate_argnums)))
+        return Pair(case, key, plan, compare(plan, merged(kept)) if kept else None)
     witness = merged(sharded.verify(*args).witness)
     return Pair(case, key, plan, compare(plan, witness))

@@ -26,6 +26,7 @@ _SPACE = re.compile(r"S\((\d+)\)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _GROUPS = re.compile(r"(feature|batch)_group_count=(\d+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
+_INDEX = re.compile(r"index=(\d+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 # Names for values, places in memory, and what the scalar core does on the side.
@@ -110,14 +111,14 @@ class Reader:
         sizes = [0.0, 0.0]
         for k, name in enumerate(instruction.operands):
             if name in table:
-                self._count(sizes, table[name].type, self._read(table, instruction, k))
-        self._count(sizes, instruction.type, self._written(table, instruction))
+                part = self._read(table, instruction, k)
+                for array in placed(table[name].type):
+                    sizes[array.on_chip] += array.bytes * part
+        results = placed(instruction.type)
+        for array, part in zip(results, self._written(table, instruction), strict=True):
+            sizes[array.on_chip] += array.bytes * part
         flops = self.flops(computation, instruction)
         return Work(flops, hbm_bytes=sizes[0], vmem_bytes=sizes[1])
-
-    def _count(self, sizes: list[float], text: str, part: float) -> None:
-        for array in placed(text):
-            sizes[array.on_chip] += array.bytes * part
 
     # -- products ----------------------------------------------------------------------------
 
@@ -180,24 +181,41 @@ class Reader:
                     total += self._read(table, user, k)
         return min(1.0, total)
 
-    def _written(self, table: Mapping[str, Instruction], instruction: Instruction) -> float:
-        """The part of its result that an instruction writes."""
-        if instruction.opcode in ("dynamic-update-slice", "scatter"):
+    def _written(self, table: Mapping[str, Instruction], instruction: Instruction) -> list[float]:
+        """Of each array of its result, the part that an instruction writes."""
+        results = placed(instruction.type)
+        if instruction.opcode in ("dynamic-update-slice", "scatter") and len(results) == 1:
             update = instruction.operands[1 if instruction.opcode != "scatter" else -1]
-            whole = sum(a.dense_bytes for a in placed(instruction.type))
-            if update not in table or not whole:
-                return 1.0
-            return min(1.0, sum(a.dense_bytes for a in placed(table[update].type)) / whole)
+            if update in table and results[0].dense_bytes:
+                size = sum(a.dense_bytes for a in placed(table[update].type))
+                return [min(1.0, size / results[0].dense_bytes)]
+        if instruction.opcode == "bitcast" and instruction.operands[0] in table:
+            return self._written(table, table[instruction.operands[0]])
+        if instruction.opcode == "get-tuple-element" and instruction.operands[0] in table:
+            found = _INDEX.search(instruction.attributes)
+            parts = self._written(table, table[instruction.operands[0]])
+            if found and len(results) == 1 and int(found[1]) < len(parts):
+                return [parts[int(found[1])]]
+        if instruction.opcode == "tuple":
+            parts = [p for name in instruction.operands for p in self._made(table, name)]
+            if len(parts) == len(results):
+                return parts
         if instruction.opcode == "fusion":
             for name in instruction.called("calls"):
                 inner = self.tables.get(name, {})
                 root = next((i for i in inner.values() if i.is_root), None)
-                while root is not None and root.opcode == "bitcast":
-                    root = inner.get(root.operands[0])
-                if root is None or root.opcode == "tuple":
-                    return 1.0
-                return self._written(inner, root)
-        return 1.0
+                parts = self._written(inner, root) if root else []
+                if len(parts) == len(results):
+                    return parts
+        return [1.0] * len(results)
+
+    def _made(self, table: Mapping[str, Instruction], name: str) -> list[float]:
+        """The parts written of an operand of a computation's root; what it was given, none."""
+        if name not in table:
+            return []
+        if table[name].opcode == "parameter":
+            return [0.0] * len(placed(table[name].type))
+        return self._written(table, table[name])
 
 
 # -- convolutions --------------------------------------------------------------------------------

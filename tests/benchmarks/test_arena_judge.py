@@ -241,3 +241,26 @@ def test_reader_knows_no_work_of_names() -> None:
     module = parse(_module(f"%x = {_IN_HBM} parameter(0)", f"ROOT %b = {_IN_HBM} bitcast(%x)"))
     reader = Reader(module)
     assert all(reader.work("main", i).hbm_bytes == 0 for i in module.computations["main"])
+
+
+def test_an_update_of_a_stack_is_written_where_it_is_updated() -> None:
+    stack, one = "f32[16,1024,1024]{2,1,0:T(8,128)}", "f32[1,1024,1024]{2,1,0:T(8,128)}"
+    both = f"({stack}, {one})"
+    found = _judge(
+        f"%x = {stack} parameter(0)",
+        f"%y = {one} parameter(1)",
+        "%k = s32[] parameter(2)",
+        f"ROOT %f = {both} fusion(%x, %y, %k), kind=kLoop, calls=%put",
+        above=f"""
+%put (a: f32[16,1024,1024], b: f32[1,1024,1024], k: s32[]) -> (f32[], f32[]) {{
+  %a = {stack} parameter(0)
+  %b = {one} parameter(1)
+  %k = s32[] parameter(2)
+  %n = {one} negate(%b)
+  %u = {stack} dynamic-update-slice(%a, %n, %k, %k, %k)
+  %v = {stack} bitcast(%u)
+  ROOT %t = {both} tuple(%v, %n)
+}}
+""",
+    )
+    assert found.hbm_bytes == pytest.approx(3 * 4 * 1024**2, rel=1e-6)

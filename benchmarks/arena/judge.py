@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -117,7 +117,7 @@ class _Replay:
     hbm_free_s: float = 0.0
     link_free_s: dict[Way, float] = field(default_factory=dict)
     flying: dict[str, _Flight] = field(default_factory=dict)
-    sums: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.module)
@@ -270,13 +270,13 @@ class _Replay:
             self.run(name)
             if times < 2:
                 continue
-            before = (self.now, Counter(self.sums), set(self.flying))
+            before = (self.now, defaultdict(float, self.sums), set(self.flying))
             hbm, ways = self.hbm_free_s, dict(self.link_free_s)
             self.run(name)
             rounds = times - 2
             later = rounds * (self.now - before[0])
-            for key in self.sums:
-                self.sums[key] += rounds * (self.sums[key] - before[1][key])
+            for part, total in list(self.sums.items()):
+                self.sums[part] += rounds * (total - before[1][part])
             for key in set(self.flying) - before[2]:
                 self.flying[key].there_s += later
             for way, free in self.link_free_s.items():
@@ -300,7 +300,7 @@ class _Replay:
                 hbm_free_s=self.hbm_free_s,
                 link_free_s=dict(self.link_free_s),
                 flying=flying,
-                sums=Counter(self.sums),
+                sums=defaultdict(float, self.sums),
             )
             one.run(name)
             if best is None or one.now > best.now:

@@ -249,7 +249,7 @@ def convolution_flops(
 def _window(attributes: str) -> dict[str, list[int]]:
     found = _WINDOW.search(attributes)
     words = dict(word.split("=", 1) for word in found[1].split()) if found else {}
-    out = {
+    out: dict[str, list[int]] = {
         key: [int(n) for n in words[key].split("x")]
         for key in ("stride", "lhs_dilate", "rhs_dilate")
         if key in words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def remembered(key: tuple[object, ...], make: Callable[[], Compiled]) -> Compile
     file = home() / "arena" / f"{digest}.json.gz"
     try:
         return msgspec.json.decode(gzip.decompress(file.read_bytes()), type=Compiled)
-    except (OSError, EOFError, msgspec.MsgspecError):
+    except (OSError, EOFError, zlib.error, msgspec.MsgspecError):
         found = make()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}")

@@ -39,6 +39,7 @@ _VMEM = 22.0
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
 _ASYNC_DONE = 'custom_call_target="AsyncCollectiveDone"'
+_KINDS = sorted(set(KINDS.values()))
 _SCATTERS = "all-reduce-scatter"
 _RATE = "bf16"  # what products of floats run at unless a program asks for more passes
 
@@ -83,7 +84,7 @@ def judge(text: str, chip: Chip, links: Links) -> Verdict:
     replay = _Replay(module, chip, links)
     replay.run(module.entry)
     sums = replay.sums
-    exposed = {k: sums["exposed", k] for k in set(KINDS.values()) if sums["exposed", k]}
+    exposed = {k: sums["exposed", k] for k in _KINDS if sums["exposed", k]}
     return Verdict(
         step_s=replay.now,
         core_s=sums["core", ""],
@@ -93,7 +94,7 @@ def judge(text: str, chip: Chip, links: Links) -> Verdict:
         hbm_bytes=sums["hbm", ""],
         collectives={
             k: (sums["times", k], sums["bytes", k], sums["seconds", k])
-            for k in sorted(set(KINDS.values()))
+            for k in _KINDS
             if sums["times", k]
         },
         exposed_s=exposed,

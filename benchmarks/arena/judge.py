@@ -8,7 +8,7 @@ schedule is replayed instruction by instruction against three clocks.
   on-chip memory over `_VMEM` times that bandwidth (`work.py` says what is counted).
 * *HBM.* Copies between HBM and on-chip memory that are started ahead (`copy-start`, `slice-start`)
   queue for the same bandwidth; the core waits at `-done` for what has not arrived.
-* *Links*, one clock for each direction of each dimension of the torus (`links.py`). A synchronous
+* *Links*, one clock for each of the torus, one way (`links.py`). A synchronous
   collective stops the core until it is done. An asynchronous one (start and done pairs,
   asynchronous fusions, the permutes of windowed products) runs beside whatever is scheduled
   between start and done. Collectives on the same links wait for each other.

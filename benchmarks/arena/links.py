@@ -19,8 +19,8 @@ import numpy as np
 
 from autoshard.machine import Machine, Torus
 
-# One direction of one dimension of the torus.
-Way = tuple[int, int]
+# One link, one way: from a chip (its place) along a dimension, up (1) or down (-1).
+Way = tuple[tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Links:
     def seconds(
         self, kind: str, groups: Sequence[Sequence[int]], size_bytes: float
     ) -> tuple[float, frozenset[Way]]:
-        """Of one collective, and the directions it keeps busy.
+        """Of one collective, and the links it keeps busy.
 
         Args:
             kind: as in `autoshard.verify.collectives.KINDS`.
@@ -79,7 +79,7 @@ class Links:
             hops += len(along) // 2 if ring else along[-1] - along[0]
             crowd = max(crowd, -(-(along[-1] - along[0]) // (len(along) - 1)))
             middle = max(middle, len(along) / (8 if ring else 4))
-            ways |= {(d, 1), (d, -1)}
+            ways |= {(p, d, way) for p in places for way in (1, -1)}
         ends = size_bytes * (n - 1) / n / max(links, 1)
         moved = max(ends, size_bytes * middle) if kind == "all-to-all" else ends
         rounds = 2 if kind == "all-reduce" else 1
@@ -89,7 +89,7 @@ class Links:
     def _permute(
         self, pairs: Sequence[Sequence[int]], size_bytes: float
     ) -> tuple[float, frozenset[Way]]:
-        load: Counter[tuple[tuple[int, ...], Way]] = Counter()
+        load: Counter[Way] = Counter()
         longest = 0
         for pair in pairs:
             source, target = self._places(pair)
@@ -100,7 +100,7 @@ class Links:
                     distance -= length if distance > 0 else -length
                 step = 1 if distance > 0 else -1
                 for _ in range(abs(distance)):
-                    load[tuple(at), (d, step)] += 1
+                    load[tuple(at), d, step] += 1
                     at[d] = (at[d] + step) % length
                 hops += abs(distance)
             longest = max(longest, hops)
@@ -108,7 +108,7 @@ class Links:
             return 0.0, frozenset()
         moved = size_bytes * max(load.values()) / self.bytes_per_s
         seconds = moved + longest * self.hop_s + self.start_s
-        return seconds, frozenset(way for _, way in load)
+        return seconds, frozenset(load)
 
 
 def links_of(machine: Machine, order: Sequence[int]) -> Links:

@@ -232,6 +232,12 @@ def test_permutes_in_two_directions_do_not_meet() -> None:
     down = ring.seconds("permute", [(1, 0), (2, 1), (3, 2), (0, 3)], 8.0)
     assert (up[0], down[0]) == (8.0, 8.0)
     assert not up[1] & down[1]
+    # A ring that turns at the ends of a grid goes both ways along a dimension, on other links.
+    grid = Links((2, 4), (False, False), (0, 1, 2, 3, 7, 6, 5, 4), 1.0, 0, 0)
+    around = [(k, (k + 1) % 8) for k in range(8)]
+    one, other = (grid.seconds("permute", p, 8.0) for p in (around, [(b, a) for a, b in around]))
+    assert (one[0], other[0]) == (8.0, 8.0)
+    assert not one[1] & other[1]
     assert ring.seconds("permute", [(0, 2), (1, 3), (2, 0), (3, 1)], 8.0)[0] == 16.0
 
 

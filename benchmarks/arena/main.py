@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(summary.table(bouts[-1]), end="\n\n", flush=True)
             _write(args.write, argv, bouts)
     except KeyboardInterrupt:
-        print("interrupted; what was compiled is kept", file=sys.stderr)
-        return 130
+        print("interrupted; what was compiled is kept", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # a compiler may be at work in a thread, and nothing stops it otherwise
     whole = summary.summary(bouts)
     if args.json:
         print(msgspec.json.format(_encoded(argv, bouts, whole), indent=1).decode())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from autoshard.api import autoshard
 from autoshard.errors import AutoshardError
@@ -55,7 +57,10 @@ def contend(case: Case, strategy: str, tell: Callable[[str], None]) -> Planned:
         began_s = time.perf_counter()
         with TemporaryDirectory() as place:
             try:
-                compiled = sharded.lower(*args).compile(compiler_options=dump_options("tpu", place))
+                lowered = sharded.lower(*args)
+                compiled = beside(
+                    lambda: lowered.compile(compiler_options=dump_options("tpu", place))
+                )
             except AutoshardError:
                 raise
             except Exception as error:  # whatever the compiler raises, such as too little memory
@@ -73,6 +78,26 @@ def contend(case: Case, strategy: str, tell: Callable[[str], None]) -> Planned:
     key = cache.plan_key(plan, frozenset(entry.donate_argnums))
     compilers = tuple((name, version(name)) for name in ("jax", "jaxlib", "libtpu"))
     return Planned(plan, planning_s, remembered((key, compilers), compiling))
+
+
+def beside(make: Callable[[], Any]) -> Any:
+    """What `make` gives, from a thread of its own, so that Ctrl-C need not wait for a compiler."""
+    made: list[Any] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            made.append(make())
+        except Exception as error:  # raised where it is waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 def first_line(error: Exception) -> str:

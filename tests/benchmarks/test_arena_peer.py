@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoshard.machine import parse_machine
-from benchmarks.arena import peer_xla
+from benchmarks.arena import own, peer_xla
 from benchmarks.arena.cases import CASES
 from benchmarks.arena.compiled import Compiled, home, remembered
 
@@ -92,3 +92,9 @@ def test_a_damaged_memory_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path
     (file,) = (home() / "arena").iterdir()
     file.write_bytes(b"\x1f\x8b half of it")
     assert remembered(("a",), lambda: Compiled(text="y")).text == "y"
+
+
+def test_what_fails_beside_fails_here() -> None:
+    assert own.beside(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        own.beside(lambda: 1 // 0)

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=float, default=900.0, metavar="S", help="for one compilation by a peer"
     )
+    parser.add_argument("--only-compiled", action="store_true", help="compile nothing anew")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the results as JSON")
     return parser
@@ -89,7 +90,7 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
         if name not in ("auto", *(args.who or own.NAMES)):
             continue
         try:
-            found = own.contend(case, name, tell(name))
+            found = own.contend(case, name, tell(name), not args.only_compiled)
         except AutoshardError as error:
             rows.append(Row(name, remark=own.first_line(error)))
             continue
@@ -101,7 +102,11 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
             who = f"{attempt.name}"
             try:
                 made = peer_xla.contend(
-                    case, attempt, args.timeout, tell(f"{who}, mesh {attempt.sizes}")
+                    case,
+                    attempt,
+                    args.timeout,
+                    tell(f"{who}, mesh {attempt.sizes}"),
+                    not args.only_compiled,
                 )
             except peer_xla.PeerError as error:
                 rows.append(Row(who, attempt.sizes, remark=own.first_line(error)))
@@ -123,7 +128,7 @@ def _row(
     from benchmarks.arena.summary import Row
 
     if made.error:
-        return Row(who, mesh, planning_s, remark=made.error)
+        return Row(who, mesh, round(planning_s, 2), remark=made.error)
     verdict = judge(made.text, machine.chip, links_of(machine, order))
     return Row(
         who=who,

@@ -18,7 +18,7 @@ from autoshard.strategies import STRATEGIES
 from autoshard.verify import cache
 from autoshard.verify.witness import dump_options, dumped
 from benchmarks.arena.cases import Case
-from benchmarks.arena.compiled import Compiled, remembered
+from benchmarks.arena.compiled import Compiled, not_yet, remembered
 
 NAMES = ("auto", *STRATEGIES)
 
@@ -32,13 +32,16 @@ class Planned:
     compiled: Compiled
 
 
-def contend(case: Case, strategy: str, tell: Callable[[str], None]) -> Planned:
+def contend(
+    case: Case, strategy: str, tell: Callable[[str], None], compiles: bool = True
+) -> Planned:
     """Plan a case by one strategy and compile the plan.
 
     Args:
         case: what.
         strategy: an expert's, or "auto".
         tell: is told what is being done.
+        compiles: False where only what was compiled before is asked for.
 
     Raises:
         AutoshardError: the strategy does not apply, nothing fits, or there is no compiler.
@@ -77,7 +80,9 @@ def contend(case: Case, strategy: str, tell: Callable[[str], None]) -> Planned:
 
     key = cache.plan_key(plan, frozenset(entry.donate_argnums))
     compilers = tuple((name, version(name)) for name in ("jax", "jaxlib", "libtpu"))
-    return Planned(plan, planning_s, remembered((key, compilers), compiling))
+    return Planned(
+        plan, planning_s, remembered((key, compilers), compiling if compiles else not_yet)
+    )
 
 
 def beside(make: Callable[[], Any]) -> Any:

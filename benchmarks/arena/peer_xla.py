@@ -23,7 +23,7 @@ import msgspec
 
 from autoshard.machine import Machine, mesh_from_sizes
 from benchmarks.arena.cases import Case
-from benchmarks.arena.compiled import Compiled, home, remembered
+from benchmarks.arena.compiled import Compiled, home, not_yet, remembered
 
 PACKAGES = ("jax==0.9.0", "jaxlib==0.9.0", "libtpu==0.0.34", "flax==0.12.6", "optax==0.2.8")
 # Parts of a chip's memory that the pass is told it may use.
@@ -68,7 +68,11 @@ def attempts(machine: Machine, budgets: tuple[float, ...] = BUDGETS) -> Iterator
 
 
 def contend(
-    case: Case, attempt: Attempt, timeout_s: float, tell: Callable[[str], None]
+    case: Case,
+    attempt: Attempt,
+    timeout_s: float,
+    tell: Callable[[str], None],
+    compiles: bool = True,
 ) -> Compiled:
     """Have the pass shard a case.
 
@@ -77,6 +81,7 @@ def contend(
         attempt: on which mesh, within which budget.
         timeout_s: wall clock it may take; beyond it, that is its answer.
         tell: is told what is being done.
+        compiles: False where only what was compiled before is asked for.
 
     Raises:
         PeerError: the environment cannot be made.
@@ -98,7 +103,7 @@ def contend(
         with TemporaryDirectory() as place:
             return _run(python, asked, Path(place), timeout_s)
 
-    return remembered(key, compiling)
+    return remembered(key, compiling if compiles else not_yet)
 
 
 def _run(python: Path, asked: dict[str, object], place: Path, timeout_s: float) -> Compiled:

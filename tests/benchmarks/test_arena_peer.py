@@ -10,7 +10,7 @@ import pytest
 from autoshard.machine import parse_machine
 from benchmarks.arena import own, peer_xla
 from benchmarks.arena.cases import CASES
-from benchmarks.arena.compiled import Compiled, home, remembered
+from benchmarks.arena.compiled import Compiled, home, not_yet, remembered
 
 _CASE = CASES[0]
 
@@ -84,6 +84,15 @@ def test_what_was_compiled_is_not_compiled_again(
     assert len(made) == 2
     assert home() == tmp_path / "autoshard"
     assert len(list((home() / "arena").iterdir())) == 2
+
+
+def test_what_was_not_compiled_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert remembered(("a",), not_yet).error == "not compiled yet"
+    assert remembered(("a",), lambda: Compiled(text="x")).text == "x"
+    assert remembered(("a",), not_yet).text == "x"
 
 
 def test_a_damaged_memory_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

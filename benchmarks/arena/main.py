@@ -128,7 +128,7 @@ def _row(
     from benchmarks.arena.summary import Row
 
     if made.error:
-        return Row(who, mesh, round(planning_s, 2), remark=made.error)
+        return Row(who, mesh, round(planning_s, 2) or None, remark=made.error)
     verdict = judge(made.text, machine.chip, links_of(machine, order))
     return Row(
         who=who,

@@ -8,6 +8,7 @@ from importlib import import_module
 
 # name -> "module:function"; the function takes the remaining arguments and returns an exit status.
 COMMANDS = {
+    "arena": "benchmarks.arena.main:main",
     "costing": "benchmarks.costing:main",
     "compiled": "benchmarks.compiled.main:main",
     "figures": "benchmarks.figures:main",

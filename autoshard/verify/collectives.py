@@ -121,15 +121,15 @@ def _sites(
         if opcode in KINDS and not instruction.called("calls"):
             yield _Site(instruction, times, callers, computation)
         elif instruction.opcode == "while":
-            trips = _trips(module, instruction)
+            rounds = trips(module, instruction)
             for inner in instruction.called("condition", "body"):
-                yield from _sites(module, inner, times * trips, above)
+                yield from _sites(module, inner, times * rounds, above)
         elif "=%" in instruction.attributes or "={%" in instruction.attributes:
             for inner in instruction.called(*_ONCE):
                 yield from _sites(module, inner, times, above)
 
 
-def _trips(module: Module, loop: Instruction) -> int:
+def trips(module: Module, loop: Instruction) -> int:
     """How often a loop runs: what the compiler noted, else the number its condition compares to."""
     known = _TRIPS.search(loop.attributes)
     if known:

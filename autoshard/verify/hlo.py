@@ -32,7 +32,7 @@ class Instruction:
         type: as written, layouts included.
         opcode: such as "all-gather-start".
         operands: names.
-        literal: a constant's value as text; "" for other instructions.
+        literal: a constant's value, or a parameter's number, as text; "" for other instructions.
         attributes: the rest of the line.
         is_root: whether its value is the computation's.
     """
@@ -130,7 +130,7 @@ def _instruction(line: str) -> Instruction | None:
         type=rest[:end],
         opcode=opcode[1],
         operands=tuple(_OPERAND.findall(inside)),
-        literal=inside if opcode[1] == "constant" else "",
+        literal=inside if opcode[1] in ("constant", "parameter") else "",
         attributes=rest[close + 1 :],
         is_root=named[1] is not None,
     )

@@ -83,10 +83,10 @@ def compile_plan(run: Executable, platform: str, tell: Callable[[str], None]) ->
     tell("in XLA")
     with TemporaryDirectory() as place:
         with complaints() as heard:
-            compiled = _compiled(lowered, _DUMPS.get(platform, _nothing)(place))
+            compiled = _compiled(lowered, dump_options(platform, place))
         compile_s = time.monotonic() - began_s
         tell("reading the result")
-        text = _dumped(Path(place)) or compiled.as_text()
+        text = dumped(Path(place)) or compiled.as_text()
     return witness_of(compiled, text, run.plan.mesh.sizes, platform, compile_s, tuple(heard))
 
 
@@ -105,10 +105,6 @@ def _compiled(lowered: Any, options: dict[str, Any] | None) -> Any:
         return lowered.compile(compiler_options=(options or {}) | _WITHOUT_KERNELS)
 
 
-def _nothing(place: str) -> None:
-    return None
-
-
 def _tpu_dump(place: str) -> dict[str, Any]:
     return {
         "xla_dump_to": place,
@@ -119,10 +115,15 @@ def _tpu_dump(place: str) -> dict[str, Any]:
 
 # A libtpu younger than jaxlib makes modules that jaxlib refuses to read back ("async-update
 # instruction should have 1 operands"): there the compiler itself is asked to write the text.
-_DUMPS: dict[str, Callable[[str], dict[str, Any] | None]] = {"tpu": _tpu_dump}
+_DUMPS: dict[str, Callable[[str], dict[str, Any]]] = {"tpu": _tpu_dump}
 
 
-def _dumped(place: Path) -> str:
+def dump_options(platform: str, place: str) -> dict[str, Any] | None:
+    """Options by which a compiler writes its scheduled module to a directory, where it must."""
+    return _DUMPS[platform](place) if platform in _DUMPS else None
+
+
+def dumped(place: Path) -> str:
     """The scheduled module that the compiler wrote; "" where it wrote none."""
     found = sorted(place.glob("*.after_optimizations.txt"), key=lambda file: file.stat().st_size)
     return found[-1].read_text() if found else ""

@@ -29,6 +29,7 @@ from autoshard.program.ir import Op
 from autoshard.search.analysis import Analysis
 from autoshard.search.gather import Prices, gathered
 from autoshard.search.graph import Flow, Sum, classes_of
+from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Problem
 from autoshard.search.terms import Apart, Classes, Loop, Sent, Stored, Terms
@@ -38,7 +39,26 @@ Floats = NDArray[np.float64]
 
 _NOTHING = np.zeros(1)
 
-__all__ = ["Analysis", "MeshProblem", "build_problem"]
+__all__ = ["Analysis", "Look", "MeshProblem", "build_problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an expert sees of a node.
+
+    Attributes:
+        kind: what it holds.
+        residual: whether it is the residual stream.
+        product: whether it is a product with weights.
+        batch, sequence, experts: which of its classes are these.
+    """
+
+    kind: Kind
+    residual: bool
+    product: bool
+    batch: tuple[bool, ...]
+    sequence: tuple[bool, ...]
+    experts: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,26 @@ class MeshProblem:
         place, first = leaders(counts, groups)
         problem = gathered(self._terms, self._prices, place, self._labels(first), self.limit_bytes)
         return Tied(problem, place, first)
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """What an expert sees of each node; equal nodes have the same object."""
+        anatomy, graph = self.analysis.anatomy, self.analysis.graph
+        seen: dict[Look, Look] = {}
+
+        def look(node: int) -> Look:
+            classes = self.layouts.classes[node]
+            found = Look(
+                anatomy.kinds[node],
+                node in anatomy.residual,
+                node in anatomy.products,
+                tuple([c in anatomy.batch for c in classes]),
+                tuple([c in anatomy.sequence for c in classes]),
+                tuple([c in anatomy.experts for c in classes]),
+            )
+            return seen.setdefault(found, found)
+
+        return tuple(look(node.id) for node in graph.nodes)
 
     @cached_property
     def _terms(self) -> Terms:

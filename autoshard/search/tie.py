@@ -48,7 +48,8 @@ class Tied:
         """The options that every member of a group may take; the first member's if none is left."""
         common: list[set[int]] = [set(keep[i]) for i in self.first]
         for i, k in enumerate(self.place):
-            common[k] &= set(keep[i])
+            if keep[i] is not keep[self.first[k]]:
+                common[k] &= set(keep[i])
         return [sorted(found) or keep[i] for found, i in zip(common, self.first, strict=True)]
 
 

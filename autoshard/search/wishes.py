@@ -89,7 +89,7 @@ class Granted:
 
     def within(self, keep: Keep) -> Keep:
         """The options that are left of those in `keep`; where none of these is, all that are."""
-        found = [list(k) for k in keep]
+        found = list(keep)
         for node, mask in self.allowed.items():
             left = [o for o in found[node] if mask[o]]
             found[node] = left or [int(o) for o in np.flatnonzero(mask)]

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from autoshard.search.fullest import Counts, alive, fullest
 from autoshard.search.moments import lasting
-from autoshard.search.problem import Floats, Pair, Problem, Usage, Variable
+from autoshard.search.problem import Floats, Ints, Pair, Problem, Usage, Variable
 from autoshard.search.terms import Terms
 
 
@@ -34,6 +36,9 @@ class Prices:
     sent_s: tuple[Floats, ...]
     sent_bytes: tuple[Floats | None, ...]
 
+
+# More numbers than this are not counted: programs this large that do not repeat.
+_MOST_COUNTS = 1 << 26
 
 # A form as a variable or pair meets it: its array turned, or its diagonal only.
 _AS_IS, _TURNED, _DIAGONAL = range(3)
@@ -58,8 +63,8 @@ def gathered(
         place: per node, its variable.
         labels: of the variables.
         limit_bytes: per device.
-        horizon: how many times there are; None leaves out those at which everything is alive that
-            is at another, and numbers the rest anew.
+        horizon: how many times there are; None leaves out those at which no answer is fuller than
+            at all others, and numbers the rest anew.
     """
     size = [0] * len(labels)
     for node, k in enumerate(place):
@@ -78,48 +83,103 @@ def gathered(
         key, part = ((b, a), table.T) if a > b else ((a, b), table)
         part = part * times if times > 1 else part
         pairs[key] = pairs[key] + part if key in pairs else part
-    stored, copies, horizon = _lives(terms, prices, place, horizon)
+    things = _things(terms, prices, place)
+    horizon, lives = _lives(things, horizon)
     bytes_of = _Bytes(prices)
     variables = tuple(
-        Variable(c, bytes_of.usages(stored.get(k)), label)
+        Variable(c, bytes_of.usages(lives.get((k, k))), label)
         for k, (c, label) in enumerate(zip(cost, labels, strict=True))
     )
     return Problem(
         variables,
         tuple(
-            Pair(*key, table, bytes_of.usages(copies.get(key)))
+            Pair(*key, table, bytes_of.usages(lives.get(key)))
             for key, table in pairs.items()
-            if key in copies or table.any()
+            if key in lives or table.any()
         ),
         limit_bytes,
         horizon,
     )
 
 
-def _lives(
-    terms: Terms, prices: Prices, place: Sequence[int], horizon: int | None
-) -> tuple[dict[int, _Lives], dict[_Key, _Lives], int]:
-    """Forms of variables and of pairs, by when they take room; and how many times there are."""
-    kept = [x for x in terms.sent if prices.sent_bytes[x[2]] is not None]
-    start = np.array([x[2] for x in terms.stored] + [x[3] for x in kept], dtype=np.int64)
-    end = np.array([x[3] for x in terms.stored] + [x[4] for x in kept], dtype=np.int64)
-    if horizon is None:
-        start, end, horizon = lasting(start, end)
-    lives = list(zip(start.tolist(), end.tolist(), strict=True))
-    stored: dict[int, _Lives] = {}
-    for (node, form, _, _), life in zip(terms.stored, lives, strict=False):
-        own = stored.setdefault(place[node], {})
-        own.setdefault(life, Counter())[form, _AS_IS] += 1
-    copies: dict[_Key, _Lives] = {}
-    for (src, dst, form, _, _), life in zip(kept, lives[len(terms.stored) :], strict=True):
-        a, b = place[src], place[dst]
-        form += len(prices.stored_bytes)
-        if a == b:
-            stored.setdefault(a, {}).setdefault(life, Counter())[form, _DIAGONAL] += 1
+@dataclass(frozen=True)
+class _Things:
+    """What takes room.
+
+    Attributes:
+        kinds: the variables (one twice) that lay something out, and the form it has there.
+        kind, start, end: of each thing; its times are ops.
+    """
+
+    kinds: tuple[tuple[_Key, _Part], ...]
+    kind: Ints
+    start: Ints
+    end: Ints
+
+
+def _things(terms: Terms, prices: Prices, place: Sequence[int]) -> _Things:
+    kinds: dict[tuple[_Key, _Part], int] = {}
+    found: list[tuple[int, int, int]] = []
+
+    def add(a: int, b: int, form: int, how: int, start: int, end: int) -> None:
+        found.append((kinds.setdefault(((a, b), (form, how)), len(kinds)), start, end))
+
+    for node, form, start, end in terms.stored:
+        add(place[node], place[node], form, _AS_IS, start, end)
+    for src, dst, sent, start, end in terms.sent:
+        if prices.sent_bytes[sent] is None:
             continue
-        key, how = ((b, a), _TURNED) if a > b else ((a, b), _AS_IS)
-        copies.setdefault(key, {}).setdefault(life, Counter())[form, how] += 1
-    return stored, copies, horizon
+        a, b, form = place[src], place[dst], sent + len(prices.stored_bytes)
+        if a == b:
+            add(a, a, form, _DIAGONAL, start, end)
+        else:
+            add(min(a, b), max(a, b), form, _TURNED if a > b else _AS_IS, start, end)
+    kind, start_at, end_at = np.array(found, dtype=np.int64).reshape(-1, 3).T
+    return _Things(tuple(kinds), kind, start_at, end_at)
+
+
+def _lives(things: _Things, horizon: int | None) -> tuple[int, dict[_Key, _Lives]]:
+    """Forms by who lays them out and when they take room; and how many times there are."""
+    if horizon is not None:
+        return horizon, _each(things, things.start, things.end)
+    start, end, horizon = lasting(things.start, things.end)
+    if horizon * len(things.kinds) > _MOST_COUNTS:
+        return horizon, _each(things, start, end)
+    counts = alive(start, end, things.kind, horizon, len(things.kinds))
+    kept = fullest(counts)
+    return len(kept), _runs(things, counts[kept])
+
+
+def _each(things: _Things, starts: Ints, ends: Ints) -> dict[_Key, _Lives]:
+    found: dict[_Key, _Lives] = {}
+    for kind, start, end in zip(things.kind.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        owner, part = things.kinds[kind]
+        found.setdefault(owner, {}).setdefault((start, end), Counter())[part] += 1
+    return found
+
+
+def _runs(things: _Things, counts: Counts) -> dict[_Key, _Lives]:
+    """Stretches of time in which the same number of each of an owner's forms is alive."""
+    columns: dict[_Key, list[int]] = {}
+    for kind, (owner, _) in enumerate(things.kinds):
+        columns.setdefault(owner, []).append(kind)
+    found: dict[_Key, _Lives] = {}
+    for owner, kinds in columns.items():
+        own = counts[:, kinds]
+        begins = [0, *(np.flatnonzero((own[1:] != own[:-1]).any(axis=1)) + 1).tolist(), len(own)]
+        lives: _Lives = {}
+        for start, stop in pairwise(begins):
+            parts = Counter(
+                {
+                    things.kinds[k][1]: n
+                    for k, n in zip(kinds, own[start].tolist(), strict=True)
+                    if n
+                }
+            )
+            if parts:
+                lives[start, stop - 1] = parts
+        found[owner] = lives
+    return found
 
 
 _MET: tuple[Callable[[Floats], Floats], ...] = (

@@ -40,20 +40,28 @@ class Graph(NamedTuple):
 class Room(NamedTuple):
     """Bytes with lifetimes: of variables' options, and of pairs' cells.
 
+    What takes the same bytes of one owner at several times is one *block*.
+
     Attributes:
         owner: the variable (pair) of each entry; entries of one owner lie together.
         start, stop: alive from `start` up to and without `stop`.
+        block: the entry's block.
         size_at: where the entry's sizes begin in `size`.
-        size: bytes per option (cell).
         owner_at: entries of owner k are `owner_at[k]` to `owner_at[k + 1]`.
+        block_owner: the variable (pair) of each block.
+        block_at: sizes of block k are `block_at[k]` to `block_at[k + 1]` of `size`.
+        size: bytes per option (cell).
     """
 
     owner: Ints
     start: Ints
     stop: Ints
+    block: Ints
     size_at: Ints
-    size: Floats
     owner_at: Ints
+    block_owner: Ints
+    block_at: Ints
+    size: Floats
 
 
 class Arrays(NamedTuple):
@@ -84,7 +92,7 @@ class Arrays(NamedTuple):
         cell = choice[graph.a] * count[graph.b] + choice[graph.b]
         for room, taken in ((self.room, choice), (self.pair_room, cell)):
             if len(room.owner):
-                size = room.size[room.size_at[:-1] + taken[room.owner]]
+                size = room.size[room.size_at + taken[room.owner]]
                 delta += np.bincount(room.start, size, len(delta))
                 delta -= np.bincount(room.stop, size, len(delta))
         return delta[:-1].cumsum()
@@ -104,8 +112,8 @@ class Arrays(NamedTuple):
     def at_time(self, when: int) -> Floats:
         """Bytes per option alive at a time."""
         room = self.room
-        alive = np.flatnonzero((room.start <= when) & (when < room.stop))
-        return _spread(room, np.ones(len(alive)), alive, self.graph.option_at, len(self.unary))
+        alive = ((room.start <= when) & (when < room.stop)).astype(np.float64)
+        return _spread(room, alive, self.graph.option_at, len(self.unary))
 
     def priced_unary(self, price: Floats) -> Floats:
         """Seconds per option with memory charged for, at seconds per byte for each time."""
@@ -130,10 +138,8 @@ class Arrays(NamedTuple):
             parts.append((self.pair_room, np.concatenate(cells), graph.table_at))
         for room, part, at in parts:
             if len(room.owner):
-                count = np.diff(room.size_at)
-                where = np.arange(len(room.size))
-                where += np.repeat(at[room.owner] - room.size_at[:-1], count)
-                size = np.add.reduceat(part[where] * room.size, room.size_at[:-1])
+                sizes = part[_where(room, at)] * room.size
+                size = np.add.reduceat(sizes, room.block_at[:-1])[room.block]
                 delta += np.bincount(room.start, size, len(delta))
                 delta -= np.bincount(room.stop, size, len(delta))
         return delta[:-1].cumsum()
@@ -142,21 +148,23 @@ class Arrays(NamedTuple):
 def _charge(room: Room, price: Floats, at: Ints, length: int) -> Floats:
     """Seconds per option (cell): price of each time it is alive x its bytes."""
     total = np.concatenate([[0.0], price.cumsum()])
-    return _spread(room, total[room.stop] - total[room.start], None, at, length)
+    return _spread(room, total[room.stop] - total[room.start], at, length)
 
 
-def _spread(room: Room, rate: Floats, entries: Ints | None, at: Ints, length: int) -> Floats:
+def _spread(room: Room, rate: Floats, at: Ints, length: int) -> Floats:
     """Sum over entries of rate x bytes, at the owner's options (cells)."""
     if not len(rate):
         return np.zeros(length)
-    if entries is None:
-        entries = np.arange(len(rate))
-    count = np.diff(room.size_at)[entries]
-    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
-    where = np.repeat(at[room.owner[entries]], count) + within
-    size = room.size[np.repeat(room.size_at[:-1][entries], count) + within]
     # numpy's stubs take weighted counts for integers.
-    return np.bincount(where, np.repeat(rate, count) * size, length).astype(np.float64)
+    rates = np.bincount(room.block, rate, len(room.block_owner)).astype(np.float64)
+    size = np.repeat(rates, np.diff(room.block_at)) * room.size
+    return np.bincount(_where(room, at), size, length).astype(np.float64)
+
+
+def _where(room: Room, at: Ints) -> Ints:
+    """Per entry of `room.size`, the option (cell) it belongs to; owner k's begin at `at[k]`."""
+    begin = at[room.block_owner] - room.block_at[:-1]
+    return np.arange(len(room.size)) + np.repeat(begin, np.diff(room.block_at))
 
 
 def arrays(problem: Problem) -> Arrays:
@@ -199,14 +207,29 @@ def arrays(problem: Problem) -> Arrays:
 
 
 def _room(usages: Sequence[Sequence[Usage]]) -> Room:
-    every = [(k, u) for k, usage in enumerate(usages) for u in usage]
+    owner = [k for k, usage in enumerate(usages) for _ in usage]
+    every = [u for usage in usages for u in usage]
+    blocks: dict[tuple[int, int], int] = {}
+    block = np.array(
+        [
+            blocks.setdefault((k, id(u.size_bytes)), len(blocks))
+            for k, u in zip(owner, every, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    _, first = np.unique(block, return_index=True)
+    sizes = [every[i].size_bytes for i in first]
+    block_at = _offsets([size.size for size in sizes])
     return Room(
-        np.array([k for k, _ in every], dtype=np.int64),
-        np.array([u.start for _, u in every], dtype=np.int64),
-        np.array([u.end + 1 for _, u in every], dtype=np.int64),
-        _offsets([u.size_bytes.size for _, u in every]),
-        _joined([u.size_bytes for _, u in every]),
+        np.array(owner, dtype=np.int64),
+        np.array([u.start for u in every], dtype=np.int64),
+        np.array([u.end + 1 for u in every], dtype=np.int64),
+        block,
+        block_at[block],
         _offsets([len(usage) for usage in usages]),
+        np.array([k for k, _ in blocks], dtype=np.int64),
+        block_at,
+        _joined(sizes),
     )
 
 

@@ -27,7 +27,7 @@ def dominated(
     cost: Floats,
     tables: Sequence[Floats],
     usage: Sequence[Usage],
-    pair_usage: Sequence[Usage],
+    pair_bytes: Sequence[Floats],
 ) -> NDArray[np.bool_]:
     """Which options can be dropped together; of equals the first stays.
 
@@ -35,22 +35,24 @@ def dominated(
         cost: seconds per option.
         tables: per neighbour, seconds `[options, the neighbour's options]`.
         usage: bytes per option.
-        pair_usage: bytes `[options, a neighbour's options]`.
+        pair_bytes: `[options, a neighbour's options]`.
     """
     with np.errstate(invalid="ignore"):  # two infinities differ by nan, which is seen to below
-        return _dominated(cost, tables, usage, pair_usage)
+        return _dominated(cost, tables, usage, pair_bytes)
 
 
 def _dominated(
-    cost: Floats, tables: Sequence[Floats], usage: Sequence[Usage], pair_usage: Sequence[Usage]
+    cost: Floats, tables: Sequence[Floats], usage: Sequence[Usage], pair_bytes: Sequence[Floats]
 ) -> NDArray[np.bool_]:
     n = len(cost)
     worse, better = _candidates(cost, tables)
     if usage and len(worse):
         fits = _all(steps_bytes(usage).T, worse, better)
         worse, better = worse[fits], better[fits]
-    for u in pair_usage:
-        fits = _all(u.size_bytes, worse, better)
+    for size in pair_bytes:
+        if len(worse) == 0:
+            break
+        fits = _all(size, worse, better)
         worse, better = worse[fits], better[fits]
     worse, better = _exactly(cost, tables, worse, better)
     gone = np.zeros(n, dtype=bool)

@@ -149,7 +149,7 @@ def build_graph(program: Program) -> Graph:
 
 def classes_of(factors: Dims, dims: tuple[int | None, ...]) -> Dims:
     """The class of each dimension, from the op's class per factor and the factor per dimension."""
-    return tuple(None if f is None else factors[f] for f in dims)
+    return tuple([None if f is None else factors[f] for f in dims])
 
 
 def _summed(op: Op, factors: Dims) -> tuple[tuple[int, Combiner], ...]:
@@ -215,12 +215,13 @@ class _Builder:
 
     def _tie(self, pairs: list[tuple[int, int]]) -> bool:
         """Tie classes pairwise, all or none; False when one would stand twice on some owner."""
-        roots = [(self.classes.find(a), self.classes.find(b)) for a, b in pairs]
+        find, owners = self.classes.find, self.owners
+        roots = [(find(a), find(b)) for a, b in pairs]
         for a, b in roots:
-            if a != b and not self.owners[a].isdisjoint(self.owners[b]):
+            if a != b and not owners[a].isdisjoint(owners[b]):
                 return False
         for a, b in roots:
-            a, b = self.classes.find(a), self.classes.find(b)
+            a, b = find(a), find(b)
             if a == b:
                 continue
             if len(self.owners[a]) < len(self.owners[b]):
@@ -279,16 +280,23 @@ class _Builder:
         broken.sort(key=lambda use: use[0].id)
         return self._finish(op_classes, broken)
 
+    def _split(self) -> Dims:
+        """What each class has become part of; None for what must not be split."""
+        find = self.classes.find
+        whole = {find(c) for c in self.whole}
+        roots = map(find, range(len(self.classes.parent)))
+        return tuple([None if root in whole else root for root in roots])
+
     def _break_strangers(self, op_classes: list[Dims]) -> list[tuple[Op, int]]:
         """Break nodes with classes that meet nowhere, where the least is shared.
 
         Returns:
             The operands at which they broke.
         """
-        whole = {self.classes.find(c) for c in self.whole}
+        split = self._split()
 
         def split_of(classes: Dims) -> set[int]:
-            return {self.classes.find(c) for c in classes if c is not None} - whole
+            return {root for c in classes if c is not None and (root := split[c]) is not None}
 
         tensor_classes = [split_of(dims) for dims in self.tensor_dims]
         factor_classes = [split_of(factors) for factors in op_classes]
@@ -374,10 +382,10 @@ class _Builder:
     ) -> Graph:
         program = self.program
         find = self.classes.find
-        whole = {find(c) for c in self.whole}
+        split = self._split()
 
         def live(dims: Dims) -> Dims:
-            return tuple(None if c is None or find(c) in whole else find(c) for c in dims)
+            return tuple([None if c is None else split[c] for c in dims])
 
         dims = [live(d) for d in self.tensor_dims]
         factors = [live(f) for f in op_classes]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from autoshard.search.once import distinct, mapped
 from autoshard.search.problem import Floats, Ints, Problem, Usage
 
 
@@ -79,7 +81,7 @@ class Network:
         self._cut(edge)
         turned = edge.a != a
         edge.table = edge.table + (table.T if turned else table)
-        edge.usage += [_turned(u) for u in usage] if turned else usage
+        edge.usage += mapped(usage, _turned) if turned else usage
 
     def restrict(self, i: int, stay: Ints) -> None:
         """Keep the options at these positions."""
@@ -96,7 +98,7 @@ class Network:
         mine = self.options[i]
         if self._usage_options[i] is not mine:
             stay = np.searchsorted(self._usage_options[i], mine)
-            self._usage[i] = [Usage(u.start, u.end, u.size_bytes[stay]) for u in self._usage[i]]
+            self._usage[i] = mapped(self._usage[i], lambda size: size[stay])
             self._usage_options[i] = mine
         return self._usage[i]
 
@@ -109,7 +111,16 @@ class Network:
         if not edge.usage:
             return []
         self._cut(edge)
-        return edge.usage if edge.a == i else [_turned(u) for u in edge.usage]
+        return edge.usage if edge.a == i else mapped(edge.usage, _turned)
+
+    def pair_sizes(self, i: int, j: int) -> list[Floats]:
+        """The arrays that `pair_usage` has, each once."""
+        edge = self.near[i][j]
+        if not edge.usage:
+            return []
+        self._cut(edge)
+        sizes = distinct(edge.usage)
+        return sizes if edge.a == i else [size.T for size in sizes]
 
     def _cut(self, edge: Edge) -> None:
         options = self.options
@@ -121,9 +132,7 @@ class Network:
             if had is not has:
                 stay = np.searchsorted(had, has)
                 edge.table = edge.table.take(stay, axis=axis)
-                edge.usage = [
-                    Usage(u.start, u.end, u.size_bytes.take(stay, axis=axis)) for u in edge.usage
-                ]
+                edge.usage = mapped(edge.usage, partial(_taken, stay=stay, axis=axis))
         edge.options_a, edge.options_b = self.options[edge.a], self.options[edge.b]
 
     def detach(self, i: int, j: int) -> tuple[Floats, list[Usage]]:
@@ -140,7 +149,7 @@ class Network:
             table, used = self.detach(i, j)
             self.cost[j] = self.cost[j] + table[0]
             own = self.usage(j)
-            self.set_usage(j, own + [Usage(u.start, u.end, u.size_bytes[0]) for u in used])
+            self.set_usage(j, own + mapped(used, lambda size: size[0]))
         self.solved.append(Solved(i, (), self.options[i][0]))
         self._gone(i)
 
@@ -149,14 +158,13 @@ class Network:
         table, used = self.detach(i, j)
         every = np.arange(len(position))
         self.cost[j] = self.cost[j] + self.cost[i][position] + table[position, every]
-        moved = [Usage(u.start, u.end, u.size_bytes[position]) for u in self.usage(i)]
-        moved += [Usage(u.start, u.end, u.size_bytes[position, every]) for u in used]
+        moved = mapped(self.usage(i), lambda size: size[position])
+        moved += mapped(used, lambda size: size[position, every])
         if moved:
             self.usage(j).extend(moved)
         for k in list(self.near[i]):
             table, used = self.detach(i, k)
-            used = [Usage(u.start, u.end, u.size_bytes[position]) for u in used]
-            self.add(j, k, table[position], used)
+            self.add(j, k, table[position], mapped(used, lambda size: size[position]))
         option = np.zeros(self.sizes[j], dtype=np.int64)
         option[self.options[j]] = self.options[i][position]
         self.solved.append(Solved(i, (j,), option))
@@ -198,5 +206,9 @@ def _best_response(cost: Floats, first: Floats, second: Floats) -> tuple[Floats,
     return least, best
 
 
-def _turned(u: Usage) -> Usage:
-    return Usage(u.start, u.end, u.size_bytes.T)
+def _turned(size: Floats) -> Floats:
+    return size.T
+
+
+def _taken(size: Floats, stay: Ints, axis: int) -> Floats:
+    return size.take(stay, axis=axis)

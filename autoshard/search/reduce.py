@@ -14,7 +14,7 @@ Each step is undone in reverse to lift an answer back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from autoshard.search.contract import contract
 from autoshard.search.dominance import dominated
 from autoshard.search.moments import moments
 from autoshard.search.network import Network, Solved
+from autoshard.search.once import Once
 from autoshard.search.problem import Floats, Pair, Problem, Usage, Variable
 
 Keep = list[list[int]]
@@ -78,6 +79,24 @@ def everything(problem: Problem) -> Keep:
 def reduce(problem: Problem, keep: Keep | None = None) -> Reduced:
     """Apply all reductions, starting from the options in `keep`."""
     return _Reducer(problem, keep).run()
+
+
+def _added(
+    parts: Iterable[tuple[tuple[int, int], Floats]],
+) -> dict[tuple[int, int], Floats]:
+    """Bytes by when they are in use; sums of the same arrays are one array."""
+    found: dict[tuple[int, int], Floats] = {}
+    sums: dict[tuple[int, int], tuple[Floats, Floats, Floats]] = {}
+    for key, size in parts:
+        have = found.get(key)
+        if have is None:
+            found[key] = size
+            continue
+        both = (id(have), id(size))
+        if both not in sums:
+            sums[both] = (have, size, have + size)  # all are kept: no id is used anew
+        found[key] = sums[both][2]
+    return found
 
 
 class _Reducer:
@@ -139,9 +158,9 @@ class _Reducer:
 
     def _drop_dominated(self, i: int) -> bool:
         net = self.net
-        pair_usage = [u for j in net.near[i] for u in net.pair_usage(i, j)]
+        pair_bytes = [size for j in net.near[i] for size in net.pair_sizes(i, j)]
         tables = [net.table(i, j) for j in net.near[i]]
-        gone = dominated(net.cost[i], tables, net.usage(i), pair_usage)
+        gone = dominated(net.cost[i], tables, net.usage(i), pair_bytes)
         if not gone.any():
             return False
         net.restrict(i, np.flatnonzero(~gone))
@@ -167,18 +186,17 @@ class _Reducer:
         net.base_usage = []
         lives: list[tuple[int, int, float]] = []
         for i in net.live:
-            parts: dict[tuple[int, int], Floats] = {}
-            for u in net.usage(i):
-                key = (u.start, u.end)
-                parts[key] = parts[key] + u.size_bytes if key in parts else u.size_bytes
+            if not (parts := _added(((u.start, u.end), u.size_bytes) for u in net.usage(i))):
+                continue
+            extent = Once(lambda size: (float(size.min()), float(size.max())))
+            above = Once(lambda size: size - size.min())
             for key, size in list(parts.items()):
-                least = float(size.min())
+                least, most = extent(size)
                 if least:
                     base.append((*key, least))
-                    parts[key] = size - least
-                most = float(size.max()) - least
-                if most:
-                    lives.append((*key, most))
+                    parts[key] = above(size)
+                if most > least:
+                    lives.append((*key, most - least))
                 else:
                     del parts[key]
             gathered[i] = parts
@@ -186,27 +204,21 @@ class _Reducer:
         pairs = [e for e in pairs if e.usage]
         for e in pairs:
             net.table(e.a, e.b)
-            lives += [(u.start, u.end, float(u.size_bytes.max())) for u in e.usage]
+            largest = Once(lambda size: float(size.max()))
+            lives += [(u.start, u.end, largest(u.size_bytes)) for u in e.usage]
         self._add_base(base)
         start = np.array([t[0] for t in lives], dtype=np.int64)
         end = np.array([t[1] for t in lives], dtype=np.int64)
         most_bytes = np.array([t[2] for t in lives])
         kept = moments(start, end, most_bytes, self.base_bytes, self.problem.limit_bytes)
-        place = np.searchsorted(kept, np.arange(self.horizon + 1))
-
-        def moved(start: int, end: int) -> tuple[int, int]:
-            return int(place[start]), int(place[end + 1]) - 1
-
+        place = np.searchsorted(kept, np.arange(self.horizon + 1)).tolist()
         for i, parts in gathered.items():
-            late: dict[tuple[int, int], Floats] = {}
-            for (s, e_), size in parts.items():
-                key = moved(s, e_)
-                if key[0] <= key[1]:
-                    late[key] = late[key] + size if key in late else size
+            moved = (((place[s], place[e + 1] - 1), size) for (s, e), size in parts.items())
+            late = _added((key, size) for key, size in moved if key[0] <= key[1])
             net.set_usage(i, [Usage(*key, size) for key, size in late.items()])
         for e in pairs:
-            shifted = [Usage(*moved(u.start, u.end), u.size_bytes) for u in e.usage]
-            e.usage = [u for u in shifted if u.start <= u.end]
+            parts = _added(((place[u.start], place[u.end + 1] - 1), u.size_bytes) for u in e.usage)
+            e.usage = [Usage(*key, size) for key, size in parts.items() if key[0] <= key[1]]
         self.base_bytes = self.base_bytes[kept]
         self.horizon = len(kept)
 

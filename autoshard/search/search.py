@@ -20,7 +20,7 @@ from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep
 from autoshard.search.solve import Solution, solve
 from autoshard.search.strategy import Strategy, lacking, restrict, undivided
-from autoshard.search.tie import Tied, tie
+from autoshard.search.tie import Tied
 from autoshard.search.wishes import Granted, grant
 
 # Gap at which a bound counts as met.
@@ -173,7 +173,7 @@ class _Search:
                 except IntentError as error:
                     self.refusals.append(error)
                     continue
-                tied = tie(granted.problem, granted.alike(self.analysis.alike))
+                tied = granted.tied(self.analysis.alike)
                 if self.strategy != "auto":
                     expert = self.strategies[self.strategy]
                     why = undivided(numbers, expert)

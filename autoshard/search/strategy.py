@@ -12,7 +12,7 @@ the experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from autoshard.errors import StrategyError
 from autoshard.search.anatomy import Classes
-from autoshard.search.build import Analysis, MeshProblem
+from autoshard.search.build import Analysis, Look, MeshProblem
 from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
+from autoshard.search.problem import Ints
 from autoshard.search.reduce import Keep
 
 Mask = NDArray[np.bool_]
@@ -159,40 +160,45 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
     """
     if why := lacking(numbers.analysis, strategy) or undivided(numbers, strategy):
         raise StrategyError(f"strategy={strategy.name!r} does not apply: {why}")
-    graph, layouts = numbers.analysis.graph, numbers.layouts
-    anatomy = numbers.analysis.anatomy
     otherwise = {BATCH_AXIS: replicas}
     rules = [
         strategy.rules.get(axis.name, otherwise.get(axis.name, _idle)) for axis in numbers.mesh.axes
     ]
+    # Nodes that look the same and have the same options are told the same, once.
+    found: dict[tuple[int, int], list[int]] = {}
     keep: Keep = []
-    for node, kind in zip(graph.nodes, anatomy.kinds, strict=True):
-        options = layouts.options[node.id]
-        if len(options) == 1:
-            keep.append([0])
-            continue
-        # One entry more than there are classes: what -1, "splits nothing", looks up.
-        batch, sequence, experts = (
-            np.array([c in wanted for c in layouts.classes[node.id]] + [False])
-            for wanted in (anatomy.batch, anatomy.sequence, anatomy.experts)
-        )
-        mask = np.ones(len(options), dtype=bool)
-        for a, rule in enumerate(rules):
-            on = options[:, a]
-            mask &= rule(
-                View(
-                    kind=kind,
-                    residual=node.id in anatomy.residual,
-                    product=node.id in anatomy.products,
-                    on=on >= 0,
-                    on_batch=batch[on],
-                    on_sequence=sequence[on],
-                    on_experts=experts[on],
-                )
-            )
-        # Rules of two axes may want the same dimension, too small for both: then it stays whole.
-        keep.append([int(i) for i in np.flatnonzero(mask)] or [0])
+    for look, options in zip(numbers.looks, numbers.layouts.options, strict=True):
+        key = (id(look), id(options))
+        if key not in found:
+            found[key] = _left(look, options, rules)
+        keep.append(found[key])
     return keep
+
+
+def _left(look: Look, options: Ints, rules: Sequence[Rule]) -> list[int]:
+    """The options `[options, axes]` of a node that the rules of all axes leave."""
+    if len(options) == 1:
+        return [0]
+    # One entry more than there are classes: what -1, "splits nothing", looks up.
+    batch, sequence, experts = (
+        np.array([*told, False]) for told in (look.batch, look.sequence, look.experts)
+    )
+    mask = np.ones(len(options), dtype=bool)
+    for a, rule in enumerate(rules):
+        on = options[:, a]
+        mask &= rule(
+            View(
+                kind=look.kind,
+                residual=look.residual,
+                product=look.product,
+                on=on >= 0,
+                on_batch=batch[on],
+                on_sequence=sequence[on],
+                on_experts=experts[on],
+            )
+        )
+    # Rules of two axes may want the same dimension, too small for both: then it stays whole.
+    return [int(i) for i in np.flatnonzero(mask)] or [0]
 
 
 def lacking(analysis: Analysis, strategy: Strategy) -> str:

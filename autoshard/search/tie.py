@@ -48,7 +48,8 @@ class Tied:
         """The options that every member of a group may take; the first member's if none is left."""
         common: list[set[int]] = [set(keep[i]) for i in self.first]
         for i, k in enumerate(self.place):
-            common[k] &= set(keep[i])
+            if keep[i] is not keep[self.first[k]]:
+                common[k] &= set(keep[i])
         return [sorted(found) or keep[i] for found, i in zip(common, self.first, strict=True)]
 
 
@@ -60,17 +61,7 @@ def tie(problem: Problem, groups: Iterable[Sequence[int]]) -> Tied:
         groups: of variables with the same options, disjoint. Variables that differ in their number
             of options are left apart.
     """
-    n = len(problem.variables)
-    leader = list(range(n))
-    for group in groups:
-        options = len(problem.variables[group[0]].cost_s)
-        for i in group[1:]:
-            if len(problem.variables[i].cost_s) == options:
-                leader[i] = group[0]
-    first = sorted(set(leader))
-    index = {i: k for k, i in enumerate(first)}
-    place = tuple(index[leader[i]] for i in range(n))
-
+    place, first = leaders([len(v.cost_s) for v in problem.variables], groups)
     cost = [np.zeros(len(problem.variables[i].cost_s)) for i in first]
     usage: list[dict[tuple[int, int], Floats]] = [{} for _ in first]
     for i, v in enumerate(problem.variables):
@@ -102,8 +93,30 @@ def tie(problem: Problem, groups: Iterable[Sequence[int]]) -> Tied:
             base_cost_s=problem.base_cost_s,
         ),
         place,
-        tuple(first),
+        first,
     )
+
+
+def leaders(
+    counts: Sequence[int], groups: Iterable[Sequence[int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which variables stand for which.
+
+    Args:
+        counts: options per variable.
+        groups: as in `tie`.
+
+    Returns:
+        `Tied.place` and `Tied.first`.
+    """
+    leader = list(range(len(counts)))
+    for group in groups:
+        for i in group[1:]:
+            if counts[i] == counts[group[0]]:
+                leader[i] = group[0]
+    first = tuple(sorted(set(leader)))
+    index = {i: k for k, i in enumerate(first)}
+    return tuple(index[i] for i in leader), first
 
 
 def _mapped(u: Usage, size_bytes: Floats) -> Usage:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, classes_of
 from autoshard.search.problem import Floats, Pair, Problem
-from autoshard.search.reduce import Keep, everything
+from autoshard.search.reduce import Keep
+from autoshard.search.tie import Tied, tie
 
 Mask = NDArray[np.bool_]
 
@@ -47,21 +49,47 @@ class Granted:
     """A problem with intents.
 
     Attributes:
-        problem: with the prices of ties and preferences.
+        numbers: without them.
         allowed: per node that an intent restricts, which options are left.
+        prices_s: per node, what preferences charge for its options.
+        pairs: what ties charge.
     """
 
-    problem: Problem
+    numbers: MeshProblem
     allowed: dict[int, Mask]
+    prices_s: dict[int, Floats]
+    pairs: tuple[Pair, ...]
+
+    @cached_property
+    def problem(self) -> Problem:
+        """With the prices of ties and preferences."""
+        problem, extra = self.numbers.problem, self.prices_s
+        if not extra and not self.pairs:
+            return problem
+        return replace(
+            problem,
+            variables=tuple(
+                replace(v, cost_s=v.cost_s + extra[i]) if i in extra else v
+                for i, v in enumerate(problem.variables)
+            ),
+            pairs=(*problem.pairs, *self.pairs),
+        )
+
+    def tied(self, groups: Iterable[Sequence[int]]) -> Tied:
+        """The problem with groups of nodes laid out alike, as far as no intent tells them apart."""
+        groups = self.alike(groups)
+        if self.prices_s or self.pairs:
+            return tie(self.problem, groups)
+        return self.numbers.tied(groups)
 
     @property
     def keep(self) -> Keep:
         """The options that are left."""
-        return self.within(everything(self.problem))
+        return self.within([list(range(len(o))) for o in self.numbers.layouts.options])
 
     def within(self, keep: Keep) -> Keep:
         """The options that are left of those in `keep`; where none of these is, all that are."""
-        found = [list(k) for k in keep]
+        found = list(keep)
         for node, mask in self.allowed.items():
             left = [o for o in found[node] if mask[o]]
             found[node] = left or [int(o) for o in np.flatnonzero(mask)]
@@ -96,7 +124,7 @@ def grant(numbers: MeshProblem, intents: Sequence[Intent]) -> Granted:
     allowed = _allowed(numbers, intents, places)
     for node, mask in own:
         allowed[node] = mask
-    return Granted(_priced(numbers, intents, places), allowed)
+    return Granted(numbers, allowed, *_priced(numbers, intents, places))
 
 
 def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
@@ -225,8 +253,10 @@ def _indivisible(what: str, shape: Sequence[int], spec: Spec, sizes: Mapping[str
     return f"the program reads a dimension of {what} whole"
 
 
-def _priced(numbers: MeshProblem, intents: Sequence[Intent], places: Sequence[_Place]) -> Problem:
-    problem = numbers.problem
+def _priced(
+    numbers: MeshProblem, intents: Sequence[Intent], places: Sequence[_Place]
+) -> tuple[dict[int, Floats], tuple[Pair, ...]]:
+    """What preferences charge, per option of nodes, and ties, per pair of options."""
     extra: dict[int, Floats] = {}
     pairs: list[Pair] = []
     for intent in intents:
@@ -240,14 +270,7 @@ def _priced(numbers: MeshProblem, intents: Sequence[Intent], places: Sequence[_P
             for one, other_place in _partners(intent, places):
                 if one.node != other_place.node:
                     pairs.append(_tied(numbers, one, other_place))
-    return replace(
-        problem,
-        variables=tuple(
-            replace(v, cost_s=v.cost_s + extra[i]) if i in extra else v
-            for i, v in enumerate(problem.variables)
-        ),
-        pairs=(*problem.pairs, *pairs),
-    )
+    return extra, tuple(pairs)
 
 
 def _partners(tie: Tie, places: Sequence[_Place]) -> Iterator[tuple[_Place, _Place]]:

@@ -11,7 +11,8 @@ the two bodies of `while` add "c" and "b". `autoshard.execute.replay` walks the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from autoshard import _compat
@@ -39,14 +40,30 @@ class Walker:
         self.ops: list[Op] = []
         self.regions: list[Region] = [Region(0, 0, "top")]
         self.mesh_sizes: dict[str, int] = {}
+        self._rules: dict[Hashable, Rule] = {}
 
     def tensor(self, aval: Any) -> int:
         """A new tensor with an aval's shape and dtype."""
         shape = tuple(int(d) for d in getattr(aval, "shape", ()))
         dtype = getattr(aval, "dtype", None)
         id = len(self.tensors)
-        self.tensors.append(Tensor(id, shape, str(dtype), itemsize_bytes(dtype)))
+        self.tensors.append(Tensor(id, shape, dtype_name(dtype), itemsize_bytes(dtype)))
         return id
+
+    def _rule(self, eqn: _compat.JaxprEqn) -> Rule:
+        """The rule of an equation; equal equations of unrolled layers share one."""
+        seen = view(eqn)
+        try:
+            key = (
+                *(seen.kind, seen.in_shapes, seen.in_dtypes, seen.out_shapes, seen.out_dtypes),
+                tuple(seen.params.items()),
+            )
+            known = self._rules.get(key)
+        except TypeError:  # parameters that are no values
+            return rule_for(seen)
+        if known is None:
+            known = self._rules[key] = rule_for(seen)
+        return known
 
     def _shape(self, tensor: int) -> tuple[int, ...]:
         return self.tensors[tensor].shape
@@ -125,7 +142,7 @@ class Walker:
             return self._cond(eqn, values, region, at)
         outs = [self.tensor(v.aval) for v in eqn.outvars]
         pinned = self._pinned(eqn) if name in _compat.CONSTRAINTS else None
-        self._op(name, values, outs, rule_for(view(eqn)), region, at, eqn, pinned=pinned)
+        self._op(name, values, outs, self._rule(eqn), region, at, eqn, pinned=pinned)
         return outs
 
     def _pinned(self, eqn: _compat.JaxprEqn) -> Pinned:
@@ -157,7 +174,7 @@ class Walker:
         """A constant of an inner jaxpr: whole on every device, no decision."""
         shape, dtype, _ = _compat.abstract(value)
         id = len(self.tensors)
-        self.tensors.append(Tensor(id, shape, str(dtype), itemsize_bytes(dtype)))
+        self.tensors.append(Tensor(id, shape, dtype_name(dtype), itemsize_bytes(dtype)))
         rule = Rule((), (), ((None,) * len(shape),), OpClass.FREE)
         self._op("constant", (), (id,), rule, region, "", eqn)
         return id
@@ -293,6 +310,13 @@ def _shape_of(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
+@functools.lru_cache(maxsize=256)
+def dtype_name(dtype: Any) -> str:
+    """What JAX calls a dtype."""
+    return str(dtype)
+
+
+@functools.lru_cache(maxsize=256)
 def itemsize_bytes(dtype: Any) -> float:
     """Bytes an element occupies on a device; keys are two 32-bit words, sub-byte types packed."""
     name = str(dtype)
@@ -313,7 +337,7 @@ def view(eqn: _compat.JaxprEqn) -> OpView:
         return tuple(tuple(getattr(a.aval, "shape", ())) for a in atoms)
 
     def dtypes(atoms: Sequence[Any]) -> tuple[str, ...]:
-        return tuple(str(getattr(a.aval, "dtype", "")) for a in atoms)
+        return tuple(dtype_name(getattr(a.aval, "dtype", "")) for a in atoms)
 
     return OpView(
         kind=eqn.primitive.name,

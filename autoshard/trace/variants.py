@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoshard.errors import MicrobatchError
 from autoshard.trace.function import Traced, rewritten
+from autoshard.trace.microbatch import in_microbatches
 from autoshard.trace.remat import rematerialised
 
 NOTHING_TO_REMATERIALISE = (
@@ -53,7 +53,7 @@ class Variants:
 
     def _make(self, variant: Variant) -> Traced:
         if not variant.remat:
-            raise MicrobatchError("microbatches are not there yet")
+            return in_microbatches(self.plain, variant.microbatches)
         whole = self.of(Variant(variant.microbatches))
         closed, done = rematerialised(whole.closed)
         if not done:

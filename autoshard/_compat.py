@@ -76,6 +76,16 @@ def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
     return ClosedJaxpr(jaxpr, closed.consts)
 
 
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal."""
+    return tuple(atom.aval.shape)
+
+
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a variable or literal."""
+    return atom.aval.dtype
+
+
 def new_var(aval: Any) -> Var:
     """A variable that no jaxpr has yet."""
     return _excore.Var(aval)
@@ -101,12 +111,17 @@ def new_jaxpr(
     return Jaxpr(list(constvars), list(invars), list(outvars), list(eqns), effects, debug_info=info)
 
 
-def under(eqn: JaxprEqn, outer: JaxprEqn | None) -> Any:
-    """The source info of an equation once the body it stands in is spliced in place of `outer`."""
-    if outer is None:
-        return eqn.source_info
+def under(eqn: JaxprEqn, outer: JaxprEqn, keep_line: bool) -> Any:
+    """The source info of an equation once the body it stands in is spliced in place of `outer`.
+
+    Args:
+        eqn: in the body.
+        outer: around it.
+        keep_line: whether the equation speaks of its own line, or of that of `outer`.
+    """
     stack = outer.source_info.name_stack + eqn.source_info.name_stack
-    return eqn.source_info.replace(name_stack=stack)
+    info = eqn.source_info if keep_line else outer.source_info
+    return info.replace(name_stack=stack)
 
 
 def is_tracing() -> bool:

@@ -1,23 +1,27 @@
 """Which form of a step to run: rematerialised or not, in how many microbatches.
 
-Both only cost time, in the cost model, and save memory. So the step as written is searched without
-any limit first: what that finds is faster than any other form, and where it fits it is the plan.
+Both only cost time, in the cost model, and save memory. So the simplest form is searched without
+any limit first: what that finds no other form can beat, and where it fits it is the plan. Of the
+others only those are searched that may fit and may be faster than what is known.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from autoshard.errors import InfeasibleError, MicrobatchError
+from autoshard.errors import InfeasibleError, MicrobatchError, SearchInterrupted
 from autoshard.options import Options
 from autoshard.plan.model import Plan, Rival
 from autoshard.trace.function import Traced
-from autoshard.trace.variants import NOTHING_TO_REMATERIALISE, PLAIN, Variant, Variants
+from autoshard.trace.variants import NOTHING_TO_REMATERIALISE, Variant, Variants
 
-# More microbatches than this are launches and little else.
+# More microbatches than this are launches and little else; so are this many times the microbatches
+# of a form that fits.
 _MOST_MICROBATCHES = 64
+_FAR = 4
 # As the search has it: the cost model is coarser than that.
 _AS_GOOD = 1e-2
 # Of what is left of the time, what one form may take while others wait.
@@ -87,6 +91,9 @@ class _Choice:
         rivals: the others, as the report shows them.
         bound_s: nothing that was searched is faster.
         refused: of forms that do not fit.
+        least_count: by remat, the least microbatches that may fit.
+        before_s: by remat, how fast the form with fewer microbatches is.
+        notes: for people, in the plan.
     """
 
     def __init__(
@@ -104,63 +111,78 @@ class _Choice:
         self.rivals: list[Rival] = []
         self.bound_s = float("inf")
         self.refused: list[tuple[Variant, InfeasibleError]] = []
+        self.least_count = {False: 1, True: 1}
+        self.before_s = {False: float("inf"), True: float("inf")}
         self.notes: list[str] = []
 
     def run(self) -> Candidate:
-        counts = self._counts()
-        first = min(counts)
-        free_s = None
-        if first == 1 and self.options.remat in ("auto", False):
-            # Where memory does not bind, nothing beats the step as written.
-            whole = self._plan(PLAIN, float("inf"))
-            if whole.plan.prediction.peak_bytes <= self.limit_bytes or whole.interrupted:
-                return self._fits_as_written(whole)
-            free_s = whole.plan.prediction.step_s
-        for remat in self._remats():
-            before_s = float("inf")
-            for count in counts:
-                variant = Variant(count, remat)
-                try:
-                    if remat and not self.variants.rematerialises(count):
-                        self.notes.append(NOTHING_TO_REMATERIALISE)
-                        break
-                    found = self._try(variant)
-                except MicrobatchError as error:
-                    self.notes.append(f"not taken in more microbatches: {error}")
-                    break
-                if found is None:
+        counts, remats = self._counts(), self._remats()
+        base = Variant(counts[0], remats[0])
+        free = self._plan(base, float("inf"))
+        if free.plan.prediction.peak_bytes <= self.limit_bytes:
+            why = "its fastest layout fits, so no form that saves memory was looked at"
+            return _noted(free, f"step {base}: {why}")
+        if free.interrupted:
+            raise SearchInterrupted(f"stopped before any layout that fits was found (step {base})")
+        enough_s = free.plan.prediction.step_s * (1 + _AS_GOOD)
+        for variant in (Variant(count, remat) for count in counts for remat in remats):
+            try:
+                if not self._is_worth_it(variant):
                     continue
-                step_s = found.plan.prediction.step_s
-                as_good = free_s is not None and step_s <= free_s * (1 + _AS_GOOD)
-                if found.interrupted or as_good:
-                    return self._result()
-                if step_s >= before_s:
-                    break  # more of them only cost more
-                before_s = step_s
+                found = self._try(variant)
+            except MicrobatchError as error:
+                self.notes.append(f"not taken in microbatches: {error}")
+                break
+            except SearchInterrupted:
+                if self.best is None:
+                    raise
+                self.best = replace(self.best, interrupted=True)
+                break
+            if found and (found.interrupted or found.plan.prediction.step_s <= enough_s):
+                break
         return self._result()
-
-    def _fits_as_written(self, whole: Candidate) -> Candidate:
-        return _noted(
-            whole,
-            "as written: the fastest layout fits, so neither microbatches nor rematerialisation"
-            " were looked at",
-        )
-
-    def _remats(self) -> tuple[bool, ...]:
-        asked = self.options.remat
-        return (False, True) if isinstance(asked, str) else (asked,)
 
     def _counts(self) -> list[int]:
         asked = self.options.microbatch
         if not isinstance(asked, str):
             return [asked]
-        return [1, *self._more()]
+        try:
+            return [1, *(n for n in self.variants.counts() if n <= _MOST_MICROBATCHES)]
+        except MicrobatchError as error:
+            self.notes.append(f"not taken in microbatches: {error}")
+            return [1]
 
-    def _more(self) -> Iterator[int]:
-        count = 2
-        while count <= _MOST_MICROBATCHES:
-            yield count
-            count *= 2
+    def _remats(self) -> tuple[bool, ...]:
+        asked = self.options.remat
+        return (False, True) if isinstance(asked, str) else (asked,)
+
+    def _is_worth_it(self, variant: Variant) -> bool:
+        """Whether a form may fit, and may be faster than the best that does.
+
+        Raises:
+            MicrobatchError: the step cannot be taken in so many microbatches.
+        """
+        count, remat = variant.microbatches, variant.remat
+        if count < self.least_count[remat]:
+            return False
+        if self.best is not None:
+            late = time.monotonic() > self.deadline
+            if (
+                late
+                or count >= _FAR * self.best.plan.microbatches
+                or self._is_getting_slower(remat)
+            ):
+                return False
+        if remat and not self.variants.rematerialises(count):
+            self.notes.append(NOTHING_TO_REMATERIALISE)
+            return self.options.remat is True
+        return True
+
+    def _is_getting_slower(self, remat: bool) -> bool:
+        """Whether the last form of this kind that fits is slower than the best: more cost more."""
+        assert self.best is not None
+        last_s = self.before_s[remat]
+        return last_s < float("inf") and last_s > self.best.plan.prediction.step_s
 
     def _plan(self, variant: Variant, limit_bytes: float) -> Candidate:
         self.tell(f"step {variant}")
@@ -169,40 +191,43 @@ class _Choice:
 
     def _try(self, variant: Variant) -> Candidate | None:
         """A form planned within the limit, and held against the best; None if it does not fit."""
+        count, remat = variant.microbatches, variant.remat
         try:
             found = self._plan(variant, self.limit_bytes)
         except InfeasibleError as error:
             self.refused.append((variant, error))
-            self.rivals.append(
-                Rival(f"step {variant}", "", None, error.least_bytes, "does not fit")
-            )
+            least_bytes = error.least_bytes or 0.0
+            row = Rival(f"step {variant}", "", None, least_bytes or None, "does not fit")
+            self.rivals.append(row)
+            # Half the batch needs no less than half the memory.
+            times = max(1.0, least_bytes / self.limit_bytes)
+            self.least_count[remat] = max(count + 1, math.ceil(count * times))
             return None
+        p = found.plan.prediction
+        self.before_s[remat] = p.step_s
         self.bound_s = min(self.bound_s, found.plan.certificate.lower_bound_s)
         loser: Candidate | None = found
-        if self.best is None or (
-            found.plan.prediction.step_s < self.best.plan.prediction.step_s * (1 - _AS_GOOD)
-        ):
+        if self.best is None or p.step_s < self.best.plan.prediction.step_s:
             self.best, loser = found, self.best
         if loser is not None:
-            p, form = loser.plan.prediction, Variant(loser.plan.microbatches, loser.plan.remat)
-            row = Rival(f"step {form}", str(loser.plan.mesh), p.step_s, p.peak_bytes)
-            self.rivals.append(row)
+            plan = loser.plan
+            form, q = Variant(plan.microbatches, plan.remat), plan.prediction
+            self.rivals.append(Rival(f"step {form}", str(plan.mesh), q.step_s, q.peak_bytes))
         return found
 
     def _result(self) -> Candidate:
         if self.best is None:
             raise self._infeasible()
         plan = self.best.plan
-        certificate = plan.certificate
-        step_s = plan.prediction.step_s
+        certificate, step_s = plan.certificate, plan.prediction.step_s
         bound_s = min(certificate.lower_bound_s, self.bound_s)
-        gap = max(0.0, (step_s - bound_s) / step_s) if step_s else 0.0
-        loose = certificate.status == "optimal" and gap > _AS_GOOD
+        open_ = max(0.0, (step_s - bound_s) / step_s) if step_s else 0.0
+        loose = certificate.status == "optimal" and open_ > _AS_GOOD
         certificate = replace(
             certificate,
             status="feasible" if loose else certificate.status,
             lower_bound_s=bound_s,
-            gap=gap,
+            gap=open_,
             rivals=(*certificate.rivals, *self.rivals),
         )
         notes = (*plan.notes, *dict.fromkeys(self.notes))
@@ -215,7 +240,7 @@ class _Choice:
         tried = "; ".join(str(each) for each, _ in self.refused)
         more = "".join(f"\n{note}" for note in dict.fromkeys(self.notes))
         return InfeasibleError(
-            f"{error}\nThis is the step {variant}, of all that were tried ({tried}) the one that"
+            f"{error}\nThis is the step {variant}, of those that were tried ({tried}) the one that"
             f" needs least.{more}",
             error.least_bytes,
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from autoshard import _compat
@@ -79,7 +80,9 @@ _KEEPING_ZERO = frozenset(
 )
 # Parameters that say shapes, and so differ between the traces.
 _SHAPES = frozenset({"shape", "new_sizes", "slice_sizes", "limit_indices"})
-_RANDOM = frozenset({"random_bits", "random_split", "random_gamma", "rng_bit_generator", "rng_uniform"})
+_RANDOM = frozenset(
+    {"random_bits", "random_split", "random_gamma", "rng_bit_generator", "rng_uniform"}
+)
 
 
 def refused(why: str, eqn: _compat.JaxprEqn | None = None) -> MicrobatchError:
@@ -108,7 +111,7 @@ class Batch:
         Raises:
             MicrobatchError: they differ otherwise than a batch and its microbatch do.
         """
-        before, after = tuple(big.aval.shape), tuple(small.aval.shape)
+        before, after = _compat.shape_of(big), _compat.shape_of(small)
         if before == after:
             return None
         differing = [d for d, (x, y) in enumerate(zip(before, after, strict=False)) if x != y]
@@ -189,9 +192,7 @@ class Batch:
     def _made(
         self, big: _compat.JaxprEqn, small: _compat.JaxprEqn, states: Sequence[State]
     ) -> list[State]:
-        dims = [
-            self.split_dim(x, y, big) for x, y in zip(big.outvars, small.outvars, strict=True)
-        ]
+        dims = [self.split_dim(x, y, big) for x, y in zip(big.outvars, small.outvars, strict=True)]
         if all(d is None for d in dims):
             keeps = big.primitive.name in _KEEPING_ZERO and states[0].part is Part.ZERO
             return [ZERO if keeps else SAME] * len(dims)
@@ -219,7 +220,9 @@ class Batch:
             return list(states)
         rule = rule_for(view(eqn))
         if not rule.known:
-            raise refused(f"{name} has no sharding rule, so what it does to the batch is unknown", eqn)
+            raise refused(
+                f"{name} has no sharding rule, so what it does to the batch is unknown", eqn
+            )
         f = _batch_factor(eqn, rule, states, self.pieces)
         factor = rule.factors[f]
         if factor.kind is FactorKind.PARALLEL:
@@ -227,7 +230,7 @@ class Batch:
                 raise refused(f"{name} writes to examples of the batch by number", eqn)
             outs = []
             for dims, var in zip(rule.results, eqn.outvars, strict=True):
-                if f not in dims or var.aval.shape[dims.index(f)] != factor.size:
+                if f not in dims or _compat.shape_of(var)[dims.index(f)] != factor.size:
                     raise refused(f"{name} mixes examples of the batch", eqn)
                 outs.append(State(Part.SPLIT, dims.index(f)))
             return outs
@@ -240,7 +243,7 @@ class Batch:
 
     def _reshaped(self, eqn: _compat.JaxprEqn, state: State) -> State:
         """Row-major order stays: the batch is where as many elements lie behind it as before."""
-        before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+        before, after = _compat.shape_of(eqn.invars[0]), _compat.shape_of(eqn.outvars[0])
         behind = int(np.prod(before[state.dim :], dtype=np.int64)) // self.size
         for d in range(len(after)):
             rest = int(np.prod(after[d + 1 :], dtype=np.int64))
@@ -339,7 +342,7 @@ def is_uniform(eqn: _compat.JaxprEqn, dims: Sequence[int | None]) -> bool:
     (dim, *_), name = dims, eqn.primitive.name
     if name == "broadcast_in_dim":
         places = eqn.params["broadcast_dimensions"]
-        return dim not in places or eqn.invars[0].aval.shape[places.index(dim)] == 1
+        return dim not in places or _compat.shape_of(eqn.invars[0])[places.index(dim)] == 1
     return name in ("empty", "empty2") or (name == "iota" and eqn.params["dimension"] != dim)
 
 
@@ -362,16 +365,14 @@ def is_linear(name: str, states: Sequence[State]) -> bool:
     return False
 
 
-def _batch_factor(
-    eqn: _compat.JaxprEqn, rule: Rule, states: Sequence[State], pieces: int
-) -> int:
+def _batch_factor(eqn: _compat.JaxprEqn, rule: Rule, states: Sequence[State], pieces: int) -> int:
     """The factor of an op's iteration space that the batch is."""
     name, found = eqn.primitive.name, set[int]()
     for state, dims, atom in zip(states, rule.operands, eqn.invars, strict=True):
         if state.part is not Part.SPLIT:
             continue
         f = dims[state.dim]
-        if f is None or rule.factors[f].size != atom.aval.shape[state.dim]:
+        if f is None or rule.factors[f].size != _compat.shape_of(atom)[state.dim]:
             raise refused(f"{name} needs to see all of the batch", eqn)
         found.add(f)
     if len(found) > 1:
@@ -413,9 +414,7 @@ def _agreed(big: Any, small: Any, eqn: _compat.JaxprEqn) -> Any:
     if isinstance(big, _compat.Literal) and isinstance(small, _compat.Literal):
         if _equal(big.val, small.val):
             return small
-        if np.issubdtype(np.asarray(big.val).dtype, np.inexact) or np.asarray(
-            big.val
-        ).dtype.name in ("bfloat16",):
+        if jnp.issubdtype(_compat.dtype_of(big), jnp.inexact):
             return big
     raise refused(f"{eqn.primitive.name} computes with the batch size as a whole number", eqn)
 
@@ -442,5 +441,3 @@ def _is_zero(value: Any) -> bool:
         return bool(np.asarray(value) == 0)
     except (TypeError, ValueError):  # a key
         return False
-
-

@@ -11,13 +11,13 @@ device then finds a part of every microbatch among its own examples, and nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from autoshard import _compat
 from autoshard.trace.batch import (
@@ -75,32 +75,42 @@ def in_microbatches(traced: Traced, pieces: int) -> Traced:
     return rewritten(traced, closed, (note,))
 
 
-def _batch_leaves(traced: Traced, pieces: int) -> tuple[frozenset[int], Batch]:
-    """Which inputs hold a batch, by their first dimension, and its size.
+def batch_size(traced: Traced) -> int:
+    """The size of the first dimension that most of the data has.
 
-    The size that most of the data agrees on. That the first dimension is the batch is a guess that
-    `autoshard.trace.batch` confirms or refuses.
+    That it is the batch is a guess that `autoshard.trace.batch` confirms or refuses.
+
+    Raises:
+        MicrobatchError: no data has dimensions.
     """
-    state = {i for _, i in traced.program.aliases}
-    weight: dict[int, float] = {}
-    for i, leaf in enumerate(traced.program.inputs):
-        if i not in state and leaf.shape and not leaf.dtype.startswith("key<"):
-            bytes_ = float(np.prod(leaf.shape))
-            weight[leaf.shape[0]] = weight.get(leaf.shape[0], 0.0) + bytes_
+    weight: dict[int, int] = {}
+    for i in _data(traced):
+        shape = traced.program.inputs[i].shape
+        weight[shape[0]] = weight.get(shape[0], 0) + math.prod(shape)
     if not weight:
         raise refused("no input beside the state has a dimension that could be the batch")
-    size = max(weight, key=lambda n: weight[n])
+    return max(weight, key=lambda n: weight[n])
+
+
+def _data(traced: Traced) -> list[int]:
+    """Inputs that are no state, no keys, and no scalars."""
+    state = {i for _, i in traced.program.aliases}
+    return [
+        i
+        for i, leaf in enumerate(traced.program.inputs)
+        if i not in state and leaf.shape and not leaf.dtype.startswith("key<")
+    ]
+
+
+def _batch_leaves(traced: Traced, pieces: int) -> tuple[frozenset[int], Batch]:
+    """Which inputs hold a batch, by their first dimension, and how it is dealt out."""
+    size = batch_size(traced)
     if size % pieces or size // pieces < 2:
         raise refused(
             f"a batch of {size} does not divide into {pieces} microbatches of 2 examples or more"
         )
-    found = frozenset(
-        i
-        for i, leaf in enumerate(traced.program.inputs)
-        if i not in state
-        and leaf.shape[:1] == (size,)
-        and not leaf.dtype.startswith("key<")
-    )
+    leaves = traced.program.inputs
+    found = frozenset(i for i in _data(traced) if leaves[i].shape[0] == size)
     return found, Batch(size, pieces)
 
 
@@ -143,7 +153,7 @@ def _cut(
         raise refused("the function closes over something else for a smaller batch")
     cut = _Cut(big, batch)
     for x, y in zip(one.constvars, other.constvars, strict=True):
-        if x.aval.shape != y.aval.shape:
+        if _compat.shape_of(x) != _compat.shape_of(y):
             raise refused("the function closes over an array that depends on the batch size")
         cut.states[x], cut.twins[y] = SAME, x
     for i, (x, y) in enumerate(zip(one.invars, other.invars, strict=True)):
@@ -179,8 +189,7 @@ def _place(cut: _Cut, big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> _compat
     here = any(v in cut.made for v in big.invars if not isinstance(v, _compat.Literal))
     if all(s.is_same for s in states) and not here:
         dims = [
-            cut.batch.split_dim(x, y, big)
-            for x, y in zip(big.outvars, small.outvars, strict=True)
+            cut.batch.split_dim(x, y, big) for x, y in zip(big.outvars, small.outvars, strict=True)
         ]
         if any(d is not None for d in dims) and not is_uniform(big, dims):
             # Numbered or drawn by example: made once for all of them, and dealt out.
@@ -216,7 +225,7 @@ def _folds(eqn: _compat.JaxprEqn, states: Sequence[State]) -> bool:
     name = eqn.primitive.name
     if name not in _FOLDED or any(s.part is not Part.SUM for s in states):
         return False
-    before, after = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+    before, after = _compat.dtype_of(eqn.invars[0]), _compat.dtype_of(eqn.outvars[0])
     floats = all(jnp.issubdtype(d, jnp.floating) for d in (before, after))
     if name == "convert_element_type" and not (floats and after.itemsize >= before.itemsize):
         return False
@@ -277,16 +286,15 @@ def _loop(cut: _Cut, env: Env) -> Env:
                 after.append(jax.lax.add(total, new) if is_sum else new)
         return after, [inner[cut.results[x]] for x in stacked]
 
-    zeros = [jnp.zeros(x.aval.shape, _wide(x.aval.dtype)) for x in carried]
+    zeros = [jnp.zeros(_compat.shape_of(x), _wide(_compat.dtype_of(x))) for x in carried]
     parts = [_dealt(env[x], cut.states[x].dim, cut.batch) for x in dealt]
     totals, rows = jax.lax.scan(body, zeros, parts, length=cut.batch.pieces)
     out: Env = {
-        x: jax.lax.convert_element_type(t, x.aval.dtype)
+        x: jax.lax.convert_element_type(t, _compat.dtype_of(x))
         for x, t in zip(carried, totals, strict=True)
     }
     out.update(
-        (x, _gathered(r, cut.states[x].dim, cut.batch))
-        for x, r in zip(stacked, rows, strict=True)
+        (x, _gathered(r, cut.states[x].dim, cut.batch)) for x, r in zip(stacked, rows, strict=True)
     )
     return out
 
@@ -329,5 +337,3 @@ def _evaluate(eqns: Iterable[_compat.JaxprEqn], env: Env) -> None:
         with _compat.as_if_traced_at(eqn):
             outs = _compat.bind(eqn, [_read(v, env) for v in eqn.invars], dict(eqn.params))
         env.update(zip(eqn.outvars, outs, strict=True))
-
-

@@ -100,7 +100,8 @@ def _residuals(
     Args:
         eqns: as they were before anything was rewritten; `reads` speaks of those.
         reads: from `readers`.
-        f, b: indices of two equations.
+        f: index of the first loop,
+        b: and of the second.
     """
     forward, backward = eqns[f], eqns[b]
     if not _mirrored(forward, backward) or forward.effects or backward.effects:
@@ -130,7 +131,7 @@ def _mirrored(forward: _compat.JaxprEqn, other: _compat.JaxprEqn) -> bool:
     if forward.primitive.name != "scan" or other.primitive.name != "scan":
         return False
     p, q = forward.params, other.params
-    return p["length"] == q["length"] and p["reverse"] != q["reverse"]
+    return bool(p["length"] == q["length"] and p["reverse"] != q["reverse"])
 
 
 def _is_scanned(
@@ -188,7 +189,7 @@ def _recomputing(
         [atom(replaced, v) for v in second.outvars],
         [*again, *_reading(second.eqns, replaced)],
     )
-    return backward.replace(
+    looped: _compat.JaxprEqn = backward.replace(
         invars=[
             *backward.invars[:start],
             *forward.invars[:n],
@@ -203,6 +204,7 @@ def _recomputing(
             "num_consts": start + n,
         },
     )
+    return looped
 
 
 def _reading(eqns: Sequence[_compat.JaxprEqn], env: Env) -> Iterator[_compat.JaxprEqn]:

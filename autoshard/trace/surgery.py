@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoshard import _compat
+from autoshard.trace.source import user_line
 
 Env = dict[Any, Any]
 
@@ -43,12 +44,16 @@ def inlined(closed: _compat.ClosedJaxpr) -> _compat.ClosedJaxpr:
 
     def splice(jaxpr: _compat.Jaxpr, env: Env, outer: _compat.JaxprEqn | None) -> list[Any]:
         for eqn in jaxpr.eqns:
-            placed = eqn.replace(source_info=_compat.under(eqn, outer))
+            placed = eqn
+            if outer is not None:
+                # Bodies that JAX keeps between calls no longer know who called.
+                info = _compat.under(eqn, outer, keep_line=bool(user_line(eqn)))
+                placed = eqn.replace(source_info=info)
             parameter = _compat.INLINE_BODIES.get(eqn.primitive.name)
             if parameter is None or parameter not in eqn.params:
                 if eqn.primitive.name == "scan":
-                    body = inlined(eqn.params["jaxpr"])
-                    placed = placed.replace(params={**eqn.params, "jaxpr": body})
+                    looped = inlined(eqn.params["jaxpr"])
+                    placed = placed.replace(params={**eqn.params, "jaxpr": looped})
                 eqns.extend(renamed([placed], env))
                 continue
             body, values = _compat.open_body(eqn.params[parameter])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoshard.trace.function import Traced, rewritten
-from autoshard.trace.microbatch import in_microbatches
+from autoshard.trace.microbatch import batch_size, in_microbatches
 from autoshard.trace.remat import rematerialised
 
 NOTHING_TO_REMATERIALISE = (
@@ -59,6 +59,16 @@ class Variants:
         if not done:
             return whole
         return rewritten(whole, closed, tuple(map(str, done)))
+
+    def counts(self) -> tuple[int, ...]:
+        """Powers of two, from 2, that divide the batch into microbatches.
+
+        Raises:
+            MicrobatchError: there is no batch.
+        """
+        size = batch_size(self.plain)
+        powers = (2**i for i in range(1, size.bit_length()))
+        return tuple(n for n in powers if size % n == 0 and size // n >= 2)
 
     def rematerialises(self, microbatches: int = 1) -> bool:
         """Whether rematerialising changes anything."""

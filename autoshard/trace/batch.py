@@ -68,11 +68,10 @@ SAME, ZERO = State(Part.SAME), State(Part.ZERO)
 _SUMMING = frozenset({"dot_general", "conv_general_dilated", "reduce_sum", *ADDING})
 # Linear in their first operand, whatever the others are.
 _LINEAR_IN_FIRST = frozenset(
-    """broadcast_in_dim convert_element_type copy cumsum dynamic_slice gather name neg
-    optimization_barrier reduce_sum reshape rev sharding_constraint slice squeeze stop_gradient
-    transpose div""".split()
+    """broadcast_in_dim convert_element_type copy cumsum div dynamic_slice name neg reduce_sum
+    reshape rev sharding_constraint slice split squeeze stop_gradient transpose unstack""".split()
 )
-_ADDITIVE = frozenset({"add", "add_any", "sub", "concatenate", "pad"})
+_ADDITIVE = frozenset({"add", "add_any", "sub", "concatenate", "pad", "stack"})
 _BILINEAR = frozenset({"mul", "dot_general", "conv_general_dilated"})
 # Where zero stays zero.
 _KEEPING_ZERO = frozenset(
@@ -178,6 +177,8 @@ class Batch:
         _same_params(big, small)
         if all(s.is_same for s in states):
             return self._made(big, small, states), small
+        if name == "optimization_barrier":
+            return list(states), small
         if any(s.part in (Part.SUM, Part.WHOLE) for s in states):
             return self._of_sums(big, states), small
         outs = self._of_examples(big, states)
@@ -216,8 +217,6 @@ class Batch:
         name = eqn.primitive.name
         if name == "reshape":
             return [self._reshaped(eqn, states[0])]
-        if name == "optimization_barrier":
-            return list(states)
         rule = rule_for(view(eqn))
         if not rule.known:
             raise refused(
@@ -266,7 +265,7 @@ class Batch:
                 f" single examples in {name}",
                 eqn,
             )
-        if not is_linear(name, states):
+        if not is_linear(eqn, states):
             raise refused(
                 f"what is summed over the batch at {total.origin or 'an unknown line'} goes through"
                 f" {name}, which is not linear, in a loop",
@@ -310,7 +309,8 @@ class Batch:
         for x, y in zip(big.params["branches"], small.params["branches"], strict=True):
             found, body = self.body(x, y, states[1:], big)
             bodies.append(body)
-            outs = [_joined(a, b, big) for a, b in zip(outs, found, strict=True)] or found
+            pairs = zip(outs or found, found, strict=True)
+            outs = [_joined(a, b, big) for a, b in pairs]
         return outs, small.replace(params={**small.params, "branches": tuple(bodies)})
 
 
@@ -346,9 +346,16 @@ def is_uniform(eqn: _compat.JaxprEqn, dims: Sequence[int | None]) -> bool:
     return name in ("empty", "empty2") or (name == "iota" and eqn.params["dimension"] != dim)
 
 
-def is_linear(name: str, states: Sequence[State]) -> bool:
+def is_linear(eqn: _compat.JaxprEqn, states: Sequence[State]) -> bool:
     """Whether an op makes a sum over examples of operands of which some are such sums."""
-    first, rest = states[0], states[1:]
+    name, first, rest = eqn.primitive.name, states[0], states[1:]
+    before, after = _compat.dtype_of(eqn.invars[0]), _compat.dtype_of(eqn.outvars[0])
+    if name == "div" and not jnp.issubdtype(after, jnp.inexact):
+        return False  # whole numbers lose their remainders, once per microbatch
+    if name == "convert_element_type":
+        fractions = jnp.issubdtype(before, jnp.inexact) and not jnp.issubdtype(after, jnp.inexact)
+        if fractions or after == jnp.bool_:
+            return False
     if name in _ADDITIVE:
         return all(s.is_summable for s in states)
     if name in _LINEAR_IN_FIRST:
@@ -395,7 +402,9 @@ def _joined(before: State, after: State, eqn: _compat.JaxprEqn) -> State:
     if before.is_summable and after.is_summable:
         return after if before.part is Part.ZERO else before
     raise refused(
-        f"a loop adds what is summed over the batch{_at(after)} to something that is not", eqn
+        f"{eqn.primitive.name} takes for one what is summed over the batch{_at(after)} and what is"
+        " not",
+        eqn,
     )
 
 

@@ -229,7 +229,7 @@ def _folds(eqn: _compat.JaxprEqn, states: Sequence[State]) -> bool:
     floats = all(jnp.issubdtype(d, jnp.floating) for d in (before, after))
     if name == "convert_element_type" and not (floats and after.itemsize >= before.itemsize):
         return False
-    return is_linear(name, states)
+    return is_linear(eqn, states)
 
 
 def _order(cut: _Cut, outside: Iterable[_compat.JaxprEqn], outvars: Sequence[Any]) -> None:

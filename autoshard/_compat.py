@@ -76,6 +76,54 @@ def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
     return ClosedJaxpr(jaxpr, closed.consts)
 
 
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal."""
+    return tuple(atom.aval.shape)
+
+
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a variable or literal."""
+    return atom.aval.dtype
+
+
+def new_var(aval: Any) -> Var:
+    """A variable that no jaxpr has yet."""
+    return _excore.Var(aval)
+
+
+def stacked_aval(aval: Any, length: int) -> Any:
+    """The type of `length` values of a type, stacked in front."""
+    return aval.update(shape=(length, *aval.shape))
+
+
+def new_jaxpr(
+    like: Jaxpr,
+    constvars: Sequence[Var],
+    invars: Sequence[Var],
+    outvars: Sequence[Any],
+    eqns: Sequence[JaxprEqn],
+) -> Jaxpr:
+    """A jaxpr in place of another one, whose arguments and results may be other ones."""
+    effects = _core.join_effects(*(eqn.effects for eqn in eqns))
+    # Names belong to the arguments that were; wrong ones are worse than none.
+    same = len(invars) == len(like.invars) and len(outvars) == len(like.outvars)
+    info = like.debug_info if same else like.debug_info.with_unknown_names()
+    return Jaxpr(list(constvars), list(invars), list(outvars), list(eqns), effects, debug_info=info)
+
+
+def under(eqn: JaxprEqn, outer: JaxprEqn, keep_line: bool) -> Any:
+    """The source info of an equation once the body it stands in is spliced in place of `outer`.
+
+    Args:
+        eqn: in the body.
+        outer: around it.
+        keep_line: whether the equation speaks of its own line, or of that of `outer`.
+    """
+    stack = outer.source_info.name_stack + eqn.source_info.name_stack
+    info = eqn.source_info if keep_line else outer.source_info
+    return info.replace(name_stack=stack)
+
+
 def is_tracing() -> bool:
     """Whether we are inside some JAX transformation (`jit`, `grad`, `vmap`, ...)."""
     return not _core.trace_state_clean()

@@ -24,6 +24,7 @@ from autoshard.trace.calls import Calls, Layout
 from autoshard.trace.function import Traced, trace
 from autoshard.trace.nnx import Modules, PureCall, holds_modules, put_back, take_apart
 from autoshard.trace.signature import Signature, key_of, signature
+from autoshard.trace.variants import Variant, Variants
 from autoshard.verify import cache
 from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.devices import compiler_devices
@@ -74,22 +75,28 @@ class _Entry:
 
     Attributes:
         call: the first such call, without its values.
-        traced: what it does.
-        plan: how.
+        variants: what it does, in all its forms.
+        plan: how, and in which form.
         devices: where; asked only when something is to be run or compiled.
         compiled: whether it ran before.
     """
 
     call: _Call
-    traced: Traced
+    variants: Variants
     plan: Plan
     devices: Callable[[], Sequence[Any]]
     compiled: bool = False
 
+    @property
+    def traced(self) -> Traced:
+        """What it does, as written."""
+        return self.variants.plain
+
     @functools.cached_property
     def run(self) -> Executable:
-        mesh = jax_mesh(self.plan.mesh, self.devices())
-        return executable(self.traced, self.plan, mesh, self.call.donated)
+        plan, mesh = self.plan, jax_mesh(self.plan.mesh, self.devices())
+        form = self.variants.of(Variant(plan.microbatches, plan.remat))
+        return executable(form, plan, mesh, self.call.donated)
 
     def difference(self, call: _Call, sig: Signature) -> str:
         """Why a call is not this one, in a phrase; "" where its static arguments say it."""
@@ -223,6 +230,7 @@ class Autosharded:
             progress.phase("tracing")
             sig = call.signature()
             traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
+            variants = Variants(traced)
             program = program_key(traced.program)
             # The program is often the same, called otherwise: by keyword, or with an array where
             # a Python number was.
@@ -231,9 +239,9 @@ class Autosharded:
                 if why:
                     warn(f"{self.__name__}: planning again: {why}")
                 progress.phase("searching")
-                self._plans[program] = make_plan(traced, self._options, progress.update)
+                self._plans[program] = make_plan(variants, self._options, progress.update)
             call = replace(call, values=())
-            entry = _Entry(call, traced, self._plans[program], self._devices)
+            entry = _Entry(call, variants, self._plans[program], self._devices)
             entries[key] = entries.setdefault(traced.signature.key, entry)
         self._last = entries[key]
         return self._last

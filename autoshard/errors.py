@@ -48,6 +48,13 @@ class IntentError(AutoshardError, ValueError):
     """A pin, ban, tie or preference matches nothing, cannot be met, or contradicts another."""
 
 
+class MicrobatchError(AutoshardError, ValueError):
+    """The step cannot be taken in microbatches: not the same sums would come out, or nothing would.
+
+    The message says which line of the user's is in the way.
+    """
+
+
 class UnknownPrimitiveError(AutoshardError):
     """Strict mode, and the program holds a primitive without a sharding rule."""
 

@@ -36,6 +36,10 @@ class Options:
         donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
         strategy: "auto", or an expert layout: "zero3", "megatron", "zero1+sequence_parallel", ...
         intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
+        remat: True to compute residuals of scanned layers again in the backward pass, False not
+            to, "auto" for what is predicted faster within the memory limit.
+        microbatch: into how many microbatches the batch is split, gradients accumulated over them;
+            "auto" for what is predicted fastest within the memory limit.
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
         time_limit_s: wall clock the search may take.
@@ -52,11 +56,24 @@ class Options:
     static_argnames: str | Sequence[str] = ()
     strategy: str = "auto"
     intent: Sequence[Intent] = ()
+    remat: bool | str = False
+    microbatch: int | str = 1
     plan: Any = None
     strict: bool = False
     time_limit_s: float = 10.0
     seed: int = 0
     cache: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.remat, bool) or self.remat == "auto"):
+            raise ValueError(f'remat={self.remat!r}: write True, False or "auto"')
+        count = self.microbatch
+        whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+        if not (whole or count == "auto"):
+            raise ValueError(
+                f"microbatch={count!r}: write how many microbatches a batch is split into, 1 or"
+                ' more, or "auto"'
+            )
 
     @property
     def memory_bytes(self) -> float | None:

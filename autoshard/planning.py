@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from autoshard.search.answer import Answer
 from autoshard.search.search import search
 from autoshard.strategies import STRATEGIES, strategy_of
 from autoshard.trace.function import Traced
+from autoshard.trace.variants import Variants
+from autoshard.variants import Candidate, choose
 
 # A program is printed in full only up to here; the rest is counted.
 _MOST_UNKNOWN = 8
@@ -130,7 +133,7 @@ def program_key(program: Program) -> ProgramKey:
 
 
 def make_plan(
-    traced: Traced,
+    variants: Variants,
     options: Options,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Plan:
@@ -138,11 +141,12 @@ def make_plan(
 
     Raises:
         InfeasibleError: nothing fits.
+        MicrobatchError: the step cannot be taken in the microbatches asked for.
         UnknownPrimitiveError: strict mode, and a primitive has no rule.
         StalePlanError: the plan given is for another program or machine.
         MachineError, ValueError, TypeError: bad options.
     """
-    program = traced.program
+    program = variants.plain.program
     mesh, devices = options.mesh, options.devices
     if isinstance(mesh, Mesh):
         mesh, devices = _own_mesh(mesh, devices)
@@ -169,21 +173,28 @@ def make_plan(
         if cached is not None:
             tell(f"plan found in {stored}")
             return cached
-    found = search(
-        program,
-        machine,
-        meshes,
-        float(limit),
-        strategies=strategies,
-        strategy=asked,
-        intents=tuple(options.intent),
-        time_limit_s=options.time_limit_s,
-        seed=options.seed,
-        tell=tell,
-    )
-    plan = assemble(found.answer, key, found.certificate, found.strategy)
+
+    def searched(traced: Traced, limit_bytes: float, time_limit_s: float) -> Candidate:
+        found = search(
+            traced.program,
+            machine,
+            meshes,
+            limit_bytes,
+            strategies=strategies,
+            strategy=asked,
+            intents=tuple(options.intent),
+            time_limit_s=time_limit_s,
+            seed=options.seed,
+            tell=tell,
+        )
+        made = assemble(found.answer, key, found.certificate, found.strategy)
+        made = replace(made, program=program_key(program), notes=(*made.notes, *traced.notes))
+        return Candidate(made, found.interrupted)
+
+    chosen = choose(variants, options, float(limit), searched, tell)
+    plan = chosen.plan
     # What Ctrl-C cut short is used now, and searched for again the next time.
-    if stored is not None and not found.interrupted:
+    if stored is not None and not chosen.interrupted:
         _keep(plan, stored)
     return plan
 
@@ -312,6 +323,7 @@ def _cache_file(
         key,
         where,
         options.strategy,
+        (options.remat, options.microbatch),
         tuple(map(str, options.intent)),
         options.seed,
         options.time_limit_s,

@@ -40,6 +40,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         " first, which is the state of a train step",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
+    parser.add_argument(
+        "--remat",
+        type=remat,
+        metavar="yes|no|auto",
+        help="compute residuals of scanned layers again in the backward pass",
+    )
+    parser.add_argument(
+        "--microbatch",
+        type=microbatch,
+        metavar="K|auto",
+        help="take the batch in K parts, one after the other, and accumulate gradients",
+    )
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
     parser.add_argument("--save", metavar="FILE", help="write the plan to FILE too")
     parser.add_argument("--json", action="store_true", help="print the predictions as JSON")
@@ -53,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
+        "remat": args.remat,
+        "microbatch": args.microbatch,
         "time_limit_s": args.time_limit,
     }
     make = resolve(PLAN)
@@ -152,6 +166,25 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, such as 30")
     return value
+
+
+def remat(text: str) -> bool | str:
+    """`"yes"`, `"no"` or `"auto"`."""
+    words: dict[str, bool | str] = {"yes": True, "no": False, "auto": "auto"}
+    if text not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is no answer; write yes, no or auto")
+    return words[text]
+
+
+def microbatch(text: str) -> int | str:
+    """How many, or `"auto"`."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of microbatches; write 1 or more, or auto"
+        )
+    return int(text)
 
 
 VERB = Verb("plan", "Plan how a step is laid out, without devices.", arguments, run)

@@ -7,7 +7,16 @@ import os
 from importlib import import_module
 from typing import Any
 
-from autoshard.cli.plan import donated, indices, mesh, seconds, size_bytes, target
+from autoshard.cli.plan import (
+    donated,
+    indices,
+    mesh,
+    microbatch,
+    remat,
+    seconds,
+    size_bytes,
+    target,
+)
 from autoshard.cli.show import show
 from autoshard.cli.verb import Verb, resolve
 from autoshard.plan import pretty
@@ -35,6 +44,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--donate", type=indices, metavar="ARGS", help="as for plan")
     parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
+    parser.add_argument(
+        "--remat",
+        type=remat,
+        metavar="yes|no|auto",
+        help="compute residuals of scanned layers again in the backward pass",
+    )
+    parser.add_argument(
+        "--microbatch",
+        type=microbatch,
+        metavar="K|auto",
+        help="take the batch in K parts, one after the other, and accumulate gradients",
+    )
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
     parser.add_argument(
         "--tolerance",
@@ -56,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
+        "remat": args.remat,
+        "microbatch": args.microbatch,
         "time_limit_s": args.time_limit,
         "donate_argnums": donated(args.donate, step),
     }

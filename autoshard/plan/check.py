@@ -82,6 +82,8 @@ def refuse_inconsistent(plan: Plan, where: str = "<plan>") -> None:
 
 def _contradictions(plan: Plan) -> Iterator[tuple[str, str]]:
     mesh = plan.mesh
+    if plan.microbatches < 1:
+        yield "microbatches", f"a step has 1 or more, not {plan.microbatches}"
     if len(mesh.axis_names) != len(mesh.axis_sizes):
         names, sizes = len(mesh.axis_names), len(mesh.axis_sizes)
         yield "mesh.axis_sizes", f"{sizes} sizes for {names} axis names"

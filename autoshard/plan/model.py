@@ -216,6 +216,10 @@ class Plan:
 
     `strategy` is "auto" or an expert strategy's name; `notes` are things a person must know, such
     as primitives that were kept whole; `versions` maps packages to versions.
+
+    The program is run as `remat` and `microbatches` say: scanned layers rematerialised or not, and
+    the batch in so many parts, one after the other. Constraints speak of the program so rewritten,
+    `program` of the one it was made from.
     """
 
     program: ProgramKey
@@ -230,6 +234,8 @@ class Plan:
     strategy: str = "auto"
     notes: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    remat: bool = False
+    microbatches: int = 1
     schema: int = SCHEMA_VERSION
 
     @property

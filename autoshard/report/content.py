@@ -62,6 +62,9 @@ def _facts(plan: Plan) -> Iterator[Fact]:
     kind = "no devices" if not machine.n_devices else f"{machine.n_devices} x {machine.chip}"
     yield Fact("machine", f"{machine.name} ({kind})")
     yield Fact("mesh", mesh(plan))
+    how = rewrites(plan)
+    if how:
+        yield Fact("rewritten", how)
     p = plan.prediction
     hidden = p.communication_s - p.exposed_s
     parts = f"compute {units.time(p.compute_s)} + communication {units.time(p.exposed_s)}"
@@ -76,6 +79,16 @@ def _facts(plan: Plan) -> Iterator[Fact]:
         "" if fits else "warn",
     )
     yield _certificate(plan)
+
+
+def rewrites(plan: Plan) -> str:
+    """How the program that runs differs from the one written; "" where it does not."""
+    said = []
+    if plan.microbatches > 1:
+        said.append(f"{plan.microbatches} microbatches, gradients accumulated")
+    if plan.remat:
+        said.append("scanned layers rematerialised")
+    return "; ".join(said)
 
 
 def mesh(plan: Plan) -> str:

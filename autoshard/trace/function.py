@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,12 +21,22 @@ from autoshard.trace.walk import Walker
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced function: the program for planning, the jaxpr for execution, the trees for users."""
+    """A traced function: the program for planning, the jaxpr for execution, the trees for users.
+
+    Attributes:
+        program, closed: the same, for planning and for execution.
+        signature: of the arguments.
+        out_tree: of the results.
+        fn: what was traced; takes the positional arguments of the signature.
+        notes: what a person must know of how `closed` differs from what `fn` says.
+    """
 
     program: Program
     closed: _compat.ClosedJaxpr
     signature: Signature
     out_tree: Any
+    fn: Callable[..., Any]
+    notes: tuple[str, ...] = ()
 
 
 def trace(
@@ -65,16 +75,7 @@ def trace(
 
 
 def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset[int]) -> Traced:
-    out_info: list[tuple[Any, list[Any]]] = []
-
-    def flat(*leaves: Any) -> list[Any]:
-        args = jax.tree_util.tree_unflatten(sig.in_tree, leaves)
-        with_paths, tree = jax.tree_util.tree_flatten_with_path(fn(*args))
-        out_info.append((tree, [path for path, _ in with_paths]))
-        return [leaf for _, leaf in with_paths]
-
-    closed = _compat.without_dead_code(jax.make_jaxpr(flat)(*sig.structs))
-    out_tree, out_paths = out_info[-1]
+    closed, out_tree, out_paths = jaxpr_of(fn, sig)
 
     walker = Walker()
     consts = [walker.tensor(v.aval) for v in closed.jaxpr.constvars]
@@ -117,7 +118,48 @@ def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset
         fingerprint=fingerprint(closed),
         mesh_sizes=tuple(walker.mesh_sizes.items()),
     )
-    return Traced(program, closed, sig, out_tree)
+    return Traced(program, closed, sig, out_tree, fn)
+
+
+def jaxpr_of(fn: Callable[..., Any], sig: Signature) -> tuple[_compat.ClosedJaxpr, Any, list[Any]]:
+    """The jaxpr of `fn` over flat arguments, the tree of its results, and their paths."""
+    out_info: list[tuple[Any, list[Any]]] = []
+
+    def flat(*leaves: Any) -> list[Any]:
+        args = jax.tree_util.tree_unflatten(sig.in_tree, leaves)
+        with_paths, tree = jax.tree_util.tree_flatten_with_path(fn(*args))
+        out_info.append((tree, [path for path, _ in with_paths]))
+        return [leaf for _, leaf in with_paths]
+
+    closed = _compat.without_dead_code(jax.make_jaxpr(flat)(*sig.structs))
+    return closed, *out_info[-1]
+
+
+def rewritten(traced: Traced, closed: _compat.ClosedJaxpr, notes: tuple[str, ...]) -> Traced:
+    """The function with another jaxpr for the same inputs and outputs.
+
+    Args:
+        traced: as it was.
+        closed: computes the same.
+        notes: what was changed, for people.
+    """
+    walker = Walker()
+    consts = [walker.tensor(v.aval) for v in closed.jaxpr.constvars]
+    args = [walker.tensor(v.aval) for v in closed.jaxpr.invars]
+    results = walker.walk(closed.jaxpr, consts, args)
+    was = traced.program
+    program = Program(
+        name=was.name,
+        tensors=tuple(walker.tensors),
+        ops=tuple(walker.ops),
+        regions=tuple(walker.regions),
+        inputs=tuple(replace(x, tensor=t) for x, t in zip(was.inputs, args, strict=True)),
+        outputs=tuple(replace(x, tensor=t) for x, t in zip(was.outputs, results, strict=True)),
+        aliases=was.aliases,
+        fingerprint=fingerprint(closed),
+        mesh_sizes=tuple(walker.mesh_sizes.items()),
+    )
+    return replace(traced, program=program, closed=closed, notes=(*traced.notes, *notes))
 
 
 def fingerprint(closed: _compat.ClosedJaxpr) -> str:

@@ -32,6 +32,7 @@ def plan_key(plan: Plan, donated: frozenset[int]) -> str:
     """
     return _digest(
         plan.program,
+        (plan.remat, plan.microbatches),
         plan.machine.name,
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),

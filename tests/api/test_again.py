@@ -24,9 +24,9 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     make_plan = api.make_plan
 
-    def counted(traced: Any, *args: Any) -> Any:
-        seen.append(traced.program.name)
-        return make_plan(traced, *args)
+    def counted(variants: Any, *args: Any) -> Any:
+        seen.append(variants.plain.program.name)
+        return make_plan(variants, *args)
 
     monkeypatch.setattr(api, "make_plan", counted)
     return seen

@@ -64,7 +64,17 @@ def filled(page: str) -> str:
 
 
 def _result(name: str) -> Result:
-    found: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """One benchmark's results; those of several runs, `NAME-*.json`, together."""
+    files = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json"))]
+    found: dict[str, Any] = {}
+    for file in (f for f in files if f.is_file()):
+        for key, value in json.loads(file.read_text(encoding="utf-8")).items():
+            if isinstance(value, list):
+                found[key] = [*found.get(key, []), *value]
+            elif isinstance(value, dict):
+                found[key] = {**found.get(key, {}), **value}
+            else:
+                found[key] = value
     return found
 
 

@@ -59,9 +59,7 @@ def test_other_ways_to_write_a_step(name: str) -> None:
 def test_batch_norm_is_refused() -> None:
     config = replace(wideresnet.CONFIGS["wrn-tiny"], compute_dtype="float32")
     step, args = wideresnet.make_train_step(config), wideresnet.abstract_inputs(config, 8)
-    with pytest.raises(
-        MicrobatchError, match=r"summed over the batch at .*wideresnet\.py:\d+ "
-    ):
+    with pytest.raises(MicrobatchError, match=r"summed over the batch at .*wideresnet\.py:\d+ "):
         plan(step, *args, on="cpu:8", microbatch=2)
 
 

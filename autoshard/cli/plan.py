@@ -40,6 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         " first, which is the state of a train step",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
+    form_and_time(parser)
+    parser.add_argument("--save", metavar="FILE", help="write the plan to FILE too")
+    parser.add_argument("--json", action="store_true", help="print the predictions as JSON")
+
+
+def form_and_time(parser: argparse.ArgumentParser) -> None:
+    """Declare which forms of the step may be planned, and for how long."""
     parser.add_argument(
         "--remat",
         type=remat,
@@ -53,8 +60,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="take the batch in K parts, one after the other, and accumulate gradients",
     )
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
-    parser.add_argument("--save", metavar="FILE", help="write the plan to FILE too")
-    parser.add_argument("--json", action="store_true", help="print the predictions as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,11 +9,9 @@ from typing import Any
 
 from autoshard.cli.plan import (
     donated,
+    form_and_time,
     indices,
     mesh,
-    microbatch,
-    remat,
-    seconds,
     size_bytes,
     target,
 )
@@ -44,19 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--donate", type=indices, metavar="ARGS", help="as for plan")
     parser.add_argument("--batch-size", type=int, metavar="N", help="of a model by name")
-    parser.add_argument(
-        "--remat",
-        type=remat,
-        metavar="yes|no|auto",
-        help="compute residuals of scanned layers again in the backward pass",
-    )
-    parser.add_argument(
-        "--microbatch",
-        type=microbatch,
-        metavar="K|auto",
-        help="take the batch in K parts, one after the other, and accumulate gradients",
-    )
-    parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
+    form_and_time(parser)
     parser.add_argument(
         "--tolerance",
         type=fraction,

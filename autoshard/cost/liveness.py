@@ -141,10 +141,9 @@ def _before_matmuls(program: Program) -> frozenset[int]:
     """Tensors that a matmul reads, or what is made of them without leaving the round of a loop."""
     found: set[int] = set()
     for op in reversed(program.ops):
-        leaves = op.kind == "scan_ys"
-        if op.rule.op_class.is_matrix or (not leaves and not found.isdisjoint(op.outputs)):
-            found.update(t for t in op.inputs if t is not None)
-        elif op.kind.endswith("_carry"):  # the next round reads it
+        goes_on = op.kind != "scan_ys" and not found.isdisjoint(op.outputs)
+        next_round = op.kind.endswith("_carry")  # which may have matmuls that read it
+        if op.rule.op_class.is_matrix or goes_on or next_round:
             found.update(t for t in op.inputs if t is not None)
     return frozenset(found)
 

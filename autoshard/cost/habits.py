@@ -52,6 +52,10 @@ class Habits:
             sent, as those of matmuls are.
         reshapes_stored: what a reshape reads that splits or merges the minor dimension is stored;
             to read it so takes another layout.
+        gathers_major: what is gathered lies with the gathered dimension outermost. Slices of a
+            stacked argument that do not are cut from a copy in another order, made before the loop.
+        turns_looked_up: what a loop stacked and another slices, to look rows up in the slice and to
+            read it otherwise too, is copied in another order when the slice is cut.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
@@ -68,6 +72,8 @@ class Habits:
     selects_for_scatters: bool = False
     joins_lookup_sums: bool = True
     reshapes_stored: bool = False
+    gathers_major: bool = False
+    turns_looked_up: bool = False
     tile: tuple[int, int] | None = None
 
 
@@ -81,6 +87,7 @@ _HABITS = {
         turns=True,
         sums_after_loops=True,
         scatters_into_sums=True,
+        gathers_major=True,
     ),
     # Tiles: https://openxla.org/xla/tiled_layout; 8 x 128 for all types of 16 and 32 bits.
     "tpu": Habits(
@@ -93,6 +100,7 @@ _HABITS = {
         selects_for_scatters=True,
         joins_lookup_sums=False,
         reshapes_stored=True,
+        turns_looked_up=True,
         tile=(8, 128),
     ),
 }

@@ -77,7 +77,7 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
     for out, operand in scatters_into_sums(program).items() if habits.scatters_into_sums else ():
         buffer[out] = buffer[operand]
     runs_at = _runs_at(program, stored, habits)
-    span_start, span_end = _region_spans(program)
+    span_start, span_end = zip(*region_spans(program), strict=True)
     depth_path = _region_paths(program)
     free_from = _free_from(program, span_start, span_end) if habits.early_buffers else span_start
     region_of = [0] * n
@@ -241,7 +241,7 @@ def _summed(program: Program, stored: Sequence[bool]) -> list[bool]:
     return found
 
 
-def _region_spans(program: Program) -> tuple[list[int], list[int]]:
+def region_spans(program: Program) -> tuple[tuple[int, int], ...]:
     """First and last op of every region, inner regions included."""
     starts, ends = [len(program.ops)] * len(program.regions), [-1] * len(program.regions)
     for op in program.ops:
@@ -253,7 +253,7 @@ def _region_spans(program: Program) -> tuple[list[int], list[int]]:
             if parent == region:
                 break
             region = parent
-    return starts, ends
+    return tuple(zip(starts, ends, strict=True))
 
 
 def _region_paths(program: Program) -> list[tuple[int, ...]]:

@@ -71,6 +71,29 @@ def only_finishes(src: Ints, dst: Ints) -> Bools:
     return found
 
 
+def gathers_inner(src: Ints, dst: Ints, shape: Sequence[int], axes: Sequence[MeshAxis]) -> Bools:
+    """Whether a dimension is gathered that another, longer than 1 on a device, lies outside of.
+
+    Args:
+        src: layouts of the source, `[s, axes]`.
+        dst: layouts of the destination, `[d, axes]`.
+        shape: of the whole tensor.
+        axes: the mesh.
+    """
+    split, rows = dim_of(src), np.arange(len(src))
+    sizes = np.array([axis.size for axis in axes], dtype=np.float64)
+    long = np.stack(
+        [n / np.where(split == d, sizes, 1.0).prod(axis=1) > 1 for d, n in enumerate(shape)], axis=1
+    )
+    inner = np.cumsum(long, axis=1) - long > 0
+    found: Bools = np.zeros((len(src), len(dst)), dtype=bool)
+    for a, axis in enumerate(axes):
+        if axis.size > 1:
+            held = (split[:, a] >= 0) & inner[rows, np.maximum(split[:, a], 0)]
+            found |= held[:, None] & (dst[:, a] == WHOLE)[None, :]
+    return found
+
+
 def steps(src: Ints, dst: Ints, full_bytes: float, axes: Sequence[MeshAxis]) -> Iterator[Step]:
     """The collectives between every layout of `src` `[s, axes]` and of `dst` `[d, axes]`."""
     s, d = dim_of(src)[:, None, :], dim_of(dst)[None, :, :]

@@ -30,6 +30,7 @@ from autoshard.search.graph import Dims, Flow, Sum
 from autoshard.search.joined import Part
 from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
 from autoshard.search.layouts import spec_of
+from autoshard.search.terms import Turned
 
 # Inputs at least this large that stay whole on every device are pointed out.
 REPLICATED_NOTE_BYTES = 1 << 20
@@ -368,22 +369,39 @@ class Answer:
         )
 
     def alive(self, when: int, most: int = 12) -> tuple[Alive, ...]:
-        """The largest tensors in memory at a time, largest first."""
-        names = {leaf.tensor: leaf.path for leaf in self.program.inputs}
-        made = {out: op for op in self.program.ops for out in op.outputs}
-        found: list[Alive] = []
-        for life in self._live.lifetimes:
-            if life is None or not life.start <= when <= life.end:
-                continue
-            t = self.program.tensors[life.tensor]
-            size = t.size_bytes / self.tensor_spec(t.id).shards(self.numbers.mesh.sizes)
-            op = made.get(t.id)
-            what = names.get(t.id) or (f"{op.kind} " if op else "") + (
-                f"{t.dtype}[{','.join(map(str, t.shape))}]"
-            )
-            found.append(Alive(what, size, op.source if op else ""))
+        """The largest tensors and copies of tensors in memory at a time, largest first."""
+        found = [x for x in self._occupants(when) if x.bytes_per_device > 0]
         found.sort(key=lambda a: -a.bytes_per_device)
         return tuple(found[:most])
+
+    def _occupants(self, when: int) -> Iterator[Alive]:
+        names = {leaf.tensor: leaf.path for leaf in self.program.inputs}
+        made = {out: op for op in self.program.ops for out in op.outputs}
+        terms, prices = self.numbers.terms, self.numbers.prices
+
+        def alive(tensor: int, size: float, purpose: str = "", source: str = "") -> Alive:
+            t, op = self.program.tensors[tensor], made.get(tensor)
+            shape = f"{t.dtype}[{','.join(map(str, t.shape))}]"
+            what = names.get(tensor) or (f"{op.kind} {shape}" if op else shape)
+            return Alive(what + purpose, size, source or (op.source if op else ""))
+
+        lifetimes = [life for life in self._live.lifetimes if life is not None]
+        for life, (node, form, start, end) in zip(lifetimes, terms.stored, strict=True):
+            if start <= when <= end:
+                size = prices.stored_bytes[form][self.choice[node]]
+                yield alive(life.tensor, float(size))
+        for k, (src, dst, form, start, end) in enumerate(terms.sent):
+            sizes = prices.sent_bytes[form]
+            if sizes is None or not start <= when <= end:
+                continue
+            size = float(sizes[self.choice[src], self.choice[dst]])
+            example = terms.sent_forms[form]
+            if isinstance(example, Turned):
+                yield alive(example.stacked, size, ", in another order")
+            elif k < len(self.graph.flows):
+                flow = self.graph.flows[k]
+                source = self.program.ops[flow.at].source if flow.at <= self._last else ""
+                yield alive(flow.tensor, size, f", laid out anew as {flow.into}", source)
 
 
 def _where(op: Op) -> str:

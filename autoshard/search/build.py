@@ -20,6 +20,7 @@ from autoshard.cost.reshard import (
     WHOLE,
     Ints,
     Reshards,
+    gathers_inner,
     local_bytes,
     only_finishes,
     reshard_table,
@@ -32,7 +33,7 @@ from autoshard.search.graph import Flow, Sum, classes_of
 from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Problem
-from autoshard.search.terms import Apart, Classes, Loop, Sent, Stored, Terms
+from autoshard.search.terms import Apart, Classes, Loop, Sent, Stored, Terms, Turned
 from autoshard.search.tie import Tied, leaders
 
 Floats = NDArray[np.float64]
@@ -85,14 +86,14 @@ class MeshProblem:
         nodes = range(len(self.analysis.graph.nodes))
         horizon = len(self.analysis.program.ops) + 1
         return gathered(
-            self._terms, self._prices, nodes, self._labels(nodes), self.limit_bytes, horizon
+            self.terms, self.prices, nodes, self._labels(nodes), self.limit_bytes, horizon
         )
 
     def tied(self, groups: Iterable[Sequence[int]]) -> Tied:
         """`tie(problem, groups)` from the terms, with the times at which memory may be fullest."""
         counts = [len(options) for options in self.layouts.options]
         place, first = leaders(counts, groups)
-        problem = gathered(self._terms, self._prices, place, self._labels(first), self.limit_bytes)
+        problem = gathered(self.terms, self.prices, place, self._labels(first), self.limit_bytes)
         return Tied(problem, place, first)
 
     @cached_property
@@ -116,12 +117,14 @@ class MeshProblem:
         return tuple(look(node.id) for node in graph.nodes)
 
     @cached_property
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
+        """All that has a price here."""
         return self.analysis.terms_on(self.machine.chip.platform, self.beside, self.layouts.classes)
 
     @cached_property
-    def _prices(self) -> Prices:
-        return _Pricing(self.analysis, self.machine, self.layouts).prices(self._terms)
+    def prices(self) -> Prices:
+        """Of the forms of `terms`."""
+        return _Pricing(self.analysis, self.machine, self.layouts).prices(self.terms)
 
     def _labels(self, nodes: Iterable[int]) -> tuple[str, ...]:
         return tuple(map(self._label, nodes))
@@ -157,7 +160,7 @@ class _Pricing:
 
     def prices(self, terms: Terms) -> Prices:
         """Of every form."""
-        sent = [self._sent(x) if isinstance(x, Sent) else self._apart(x) for x in terms.sent_forms]
+        sent = [self._between(example) for example in terms.sent_forms]
         return Prices(
             sizes=tuple(len(options) for options in self.layouts.options),
             own_s=tuple(map(self._own, terms.own_forms)),
@@ -170,6 +173,11 @@ class _Pricing:
         if isinstance(example, Loop):
             return self._loop(example)
         return self._sum(example) if isinstance(example, Sum) else self._op(example)
+
+    def _between(self, example: Sent | Apart | Turned) -> tuple[Floats, Floats]:
+        if isinstance(example, Turned):
+            return self._turned(example)
+        return self._sent(example) if isinstance(example, Sent) else self._apart(example)
 
     def _cut(self, node: int, classes: Classes) -> Floats:
         return self.layouts.shards(node, classes)
@@ -313,6 +321,18 @@ class _Pricing:
                 lacking = np.where(alone, price_s[:, None], 0.0) * (1 - 1 / joined) * times
                 seconds += lacking.T if turn else lacking
         return seconds, np.zeros_like(seconds)
+
+    def _turned(self, turned: Turned) -> tuple[Floats, Floats]:
+        """Bytes of a copy of what a loop slices; its time is left out, which rounds share."""
+        flow, tensors = turned.flow, self.program.tensors
+        src = self.layouts.state(flow.src, flow.src_dims)
+        dst = self.layouts.state(flow.dst, flow.dst_dims)
+        if turned.gathered:
+            copied = gathers_inner(src, dst, tensors[flow.tensor].shape, self.axes)
+        else:
+            copied = (src[:, None, :] == dst[None, :, :]).all(axis=2)
+        size = local_bytes(src, tensors[turned.stacked].size_bytes, self.axes)
+        return np.zeros(copied.shape), np.where(copied, size[:, None], 0.0)
 
     def _unfinished(self, src: Ints, dst: Ints, size: float) -> Floats:
         """Bytes of results as their ops leave them, where another buffer takes what comes of them.

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from autoshard.cost.habits import habits_of
+from autoshard.cost.liveness import region_spans
 from autoshard.cost.overlap import Beside
 from autoshard.cost.reshard import PARTIAL, WHOLE, on
 from autoshard.program.ir import Op
@@ -89,16 +92,32 @@ class Apart:
 
 
 @dataclass(frozen=True, slots=True)
+class Turned:
+    """A copy of what a loop reads slices of, in another order of dimensions.
+
+    Attributes:
+        flow: of a slice, inside the loop.
+        stacked: what it is a slice of.
+        gathered: whether it is made where the slice is gathered, or where it is read as it is.
+    """
+
+    flow: Flow
+    stacked: int
+    gathered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """See the module's docstring. Forms are numbered; examples lie at their form's number.
 
     Attributes:
         own: seconds by one node's layout, as (node, form).
         own_forms: their examples: an op of its own, a loop, a sum.
-        stored: bytes by one node's layout, as (node, form, first op, last op).
+        stored: bytes by one node's layout, as (node, form, first op, last op), in the order of
+            the program's lifetimes.
         stored_forms: their examples.
         sent: seconds and bytes by two nodes' layouts, as (source, destination, form, first op at
-            which a copy is there, last op).
+            which a copy is there, last op); the graph's flows first, in their order.
         sent_forms: their examples.
     """
 
@@ -107,7 +126,7 @@ class Terms:
     stored: tuple[tuple[int, int, int, int], ...]
     stored_forms: tuple[Stored, ...]
     sent: tuple[tuple[int, int, int, int, int], ...]
-    sent_forms: tuple[Sent | Apart, ...]
+    sent_forms: tuple[Sent | Apart | Turned, ...]
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,7 @@ class _Lister:
         self.stored: list[tuple[int, int, int, int]] = []
         self.stored_forms = _Forms[Stored]()
         self.sent: list[tuple[int, int, int, int, int]] = []
-        self.sent_forms = _Forms[Sent | Apart]()
+        self.sent_forms = _Forms[Sent | Apart | Turned]()
 
     def terms(self) -> Terms:
         self._ops()
@@ -168,6 +187,7 @@ class _Lister:
         self._sums()
         self._storage()
         self._flows()
+        self._turned()
         return Terms(
             tuple(self.own),
             tuple(self.own_forms.examples),
@@ -312,6 +332,43 @@ class _Lister:
                 )
                 form = self.sent_forms.of(key, apart)
                 self.sent.append((one.src, other.src, form, one.at, one.end))
+
+    def _turned(self) -> None:
+        """Copies of what loops slice, where the compiler wants the slices in another order."""
+        habits, tensors = habits_of(self.platform), self.program.tensors
+        if not (habits.gathers_major or habits.turns_looked_up):
+            return
+        arguments = {leaf.tensor for leaf in self.program.inputs}
+        cut = {op.outputs[0]: op for op in self.program.ops if op.kind == "scan_xs"}
+        for flow in self.graph.flows:
+            op = cut.pop(flow.tensor, None)  # all reads of a slice share one copy
+            if op is None or (stacked := op.inputs[0]) is None:
+                continue
+            if stacked in arguments:
+                # What the program makes itself is made in the right order.
+                wanted, when = habits.gathers_major, self._spans[flow.region]
+            else:
+                wanted = habits.turns_looked_up and self._is_looked_up(flow.tensor)
+                when = (op.id, op.id)
+            if wanted:
+                turned = Turned(flow, stacked, stacked in arguments)
+                key = ("turned", *self._ends(flow), tensors[stacked].shape, turned.gathered)
+                size = (tensors[flow.tensor].shape, tensors[stacked].size_bytes)
+                form = self.sent_forms.of((*key, *size), turned)
+                self.sent.append((flow.src, flow.dst, form, *when))
+
+    def _is_looked_up(self, tensor: int) -> bool:
+        """Whether lookups read a tensor, and others do too."""
+        kinds = {op.kind for op, k in self._uses[tensor] if k == 0}
+        return "gather" in kinds and len(kinds) > 1
+
+    @cached_property
+    def _uses(self) -> dict[int, list[tuple[Op, int]]]:
+        return self.program.uses()
+
+    @cached_property
+    def _spans(self) -> tuple[tuple[int, int], ...]:
+        return region_spans(self.program)
 
     def _source(self, flow: Flow) -> tuple[Hashable, ...]:
         effect = self._effect(flow.src, flow.src_dims, flow.partial)

@@ -57,7 +57,8 @@ def _gpu(machine: Machine) -> list[Any]:
         machine,
         "cuda",
         f"pip install --no-deps jax-cuda12-plugin=={jax.__version__}"
-        f" jax-cuda12-pjrt=={jax.__version__} (no CUDA and no GPU needed; extra 'gpu-aot')",
+        f" jax-cuda12-pjrt=={jax.__version__} (no CUDA and no GPU needed; extra 'gpu-aot'), and"
+        " start Python with JAX_PLATFORMS=cpu, or the plugin looks for CUDA",
         topology_name="",
         topology=f"{nodes}x1x{per_node}",  # partitions x hosts x devices
         target_config=target.read_text(),

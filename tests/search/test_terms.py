@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoshard.cost.reshard import WHOLE
+from autoshard.cost.reshard import on as on_dim
 from autoshard.machine import mesh_from_sizes, parse_machine
 from autoshard.models.zoo import entries
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.moments import lasting
+from autoshard.search.terms import Turned
 from autoshard.search.tie import tie
 from tests.search.programs import traced
 
@@ -44,7 +49,7 @@ def test_terms_of_repeated_layers_share_forms():
         on_mesh = numbers(
             "gpt-tiny", "v5e:2x4", {"data": 4, "tensor": 2}, layers=layers, scan=False
         )
-        terms = on_mesh._terms
+        terms = on_mesh.terms
         forms.append((len(terms.own_forms), len(terms.stored_forms), len(terms.sent_forms)))
     assert forms[0] == forms[1]
 
@@ -58,3 +63,40 @@ def test_times_at_which_nothing_is_alive_alone_are_left_out():
     starts, ends, horizon = lasting(start, np.array([9, 4, 7]))
     assert horizon == 2
     assert (starts.tolist(), ends.tolist()) == ([0, 0, 1], [1, 0, 1])
+
+
+def copies(on_mesh: MeshProblem) -> list[tuple[Turned, np.ndarray]]:
+    """Copies in another order that loops may need, and their bytes per pair of layouts."""
+    return [
+        (form, on_mesh.prices.sent_bytes[k])
+        for k, form in enumerate(on_mesh.terms.sent_forms)
+        if isinstance(form, Turned) and on_mesh.prices.sent_bytes[k] is not None
+    ]
+
+
+@pytest.mark.parametrize("machine", ["8xh100", "v5e:2x4"])
+def test_gathering_an_inner_dimension_takes_a_copy_of_the_stack_on_a_gpu(machine):
+    def step(weights, x):
+        return jax.lax.scan(lambda carry, w: (carry @ w, None), x, weights)[0]
+
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 64, 64), (8, 64))]
+    on = parse_machine(machine)
+    analysis = Analysis(traced(step, *args).program)
+    on_mesh = build_problem(analysis, on, mesh_from_sizes(on, {"data": 8}), 1e9)
+    if machine == "v5e:2x4":
+        assert not copies(on_mesh)
+        return
+    ((turned, sizes),) = copies(on_mesh)
+    flow, layouts = turned.flow, on_mesh.layouts
+    for a, src in enumerate(layouts.state(flow.src, flow.src_dims)[:, 0]):
+        for b, dst in enumerate(layouts.state(flow.dst, flow.dst_dims)[:, 0]):
+            gathered = src == on_dim(1) and dst == WHOLE
+            assert sizes[a, b] == (8 * 64 * 64 * 4 / 8 if gathered else 0)
+
+
+def test_rows_looked_up_in_what_a_loop_stacked_take_a_copy_of_it_on_a_tpu():
+    changes = {"remat": True}
+    on_tpu = copies(numbers("gnn-tiny", "v5e:2x4", {"data": 8}, **changes))
+    assert on_tpu
+    assert not any(form.gathered for form, _ in on_tpu)
+    assert not copies(numbers("gpt-tiny", "v5e:2x4", {"data": 8}))

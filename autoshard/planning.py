@@ -35,6 +35,7 @@ from autoshard.trace.function import Traced
 from autoshard.trace.variants import Variants
 from autoshard.variants import Candidate, choose
 
+_THREE_AXES = ("data", "fsdp", "tensor")
 # A program is printed in full only up to here; the rest is counted.
 _MOST_UNKNOWN = 8
 
@@ -107,6 +108,19 @@ def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
     )
 
 
+def _finer_meshes(mesh: Any, machine: Machine, own: bool) -> Sequence[LogicalMesh]:
+    """Candidates of three axes, all larger than 1, where the user leaves the mesh open.
+
+    Args:
+        mesh: the option.
+        machine: the devices.
+        own: whether the program's own constraints name a mesh.
+    """
+    if own or not (isinstance(mesh, str) and mesh == "auto"):
+        return ()
+    return [m for m in legal_meshes(machine, _THREE_AXES) if all(a.size > 1 for a in m.axes)]
+
+
 def _meshes_for(program: Program, mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
     """Candidate meshes; that of the user's own constraints, where there are some.
 
@@ -167,7 +181,8 @@ def make_plan(
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
     meshes = _meshes_for(program, mesh, machine)
-    stored = _cache_file(program, key, (machine, meshes), options)
+    finer = _finer_meshes(mesh, machine, bool(program.mesh_sizes)) if asked == "auto" else ()
+    stored = _cache_file(program, key, (machine, meshes, finer), options)
     if stored is not None and stored.exists():
         cached = _cached(stored, program, key)
         if cached is not None:
@@ -180,6 +195,7 @@ def make_plan(
             machine,
             meshes,
             limit_bytes,
+            finer=finer,
             strategies=strategies,
             strategy=asked,
             intents=tuple(options.intent),

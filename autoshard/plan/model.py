@@ -181,6 +181,8 @@ class Certificate:
         rivals: strategies and meshes compared.
         alike: decisions of repeated layers taken as those of another layer; where there are any,
             the bound is on plans that lay such layers out alike.
+        open_meshes: meshes of three axes that the time did not suffice to rule out; the bound does
+            not speak of them.
     """
 
     status: str
@@ -189,6 +191,7 @@ class Certificate:
     search_s: float
     rivals: tuple[Rival, ...] = ()
     alike: int = 0
+    open_meshes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

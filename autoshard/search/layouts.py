@@ -81,6 +81,59 @@ class Layouts:
         return spec_of(self.state(node, dims)[option], len(dims), self.mesh)
 
 
+def refinement(fine: LogicalMesh, coarse: LogicalMesh) -> tuple[int, ...] | None:
+    """Where a mesh is another with axes split in place: per axis, the axis that it is a part of.
+
+    Axes of size 1 are part of none (-1). None where it is no such mesh.
+    """
+    big = [(k, axis.size) for k, axis in enumerate(coarse.axes) if axis.size > 1]
+    parts: list[int] = []
+    whole = iter(big)
+    parent, left = -1, 1
+    for axis in fine.axes:
+        if axis.size == 1:
+            parts.append(-1)
+            continue
+        if left == 1:
+            parent, left = next(whole, (-1, 1))
+        if left % axis.size:
+            return None
+        left //= axis.size
+        parts.append(parent)
+    return tuple(parts) if left == 1 and next(whole, None) is None else None
+
+
+def refined(
+    fine: Layouts, coarse: Layouts, parts: Sequence[int], choice: Sequence[int]
+) -> tuple[int, ...]:
+    """An answer for a mesh, told for one that splits its axes: every part does as the whole did.
+
+    Args:
+        fine: layouts on the mesh of more axes.
+        coarse: layouts on the other.
+        parts: from `refinement`.
+        choice: an option of `coarse` per node.
+    """
+    found: list[int] = []
+    known: dict[tuple[int, int, int], int] = {}
+    for node, option in enumerate(choice):
+        key = (id(fine.options[node]), id(coarse.options[node]), option)
+        if key not in known:
+            row, ranks = coarse.options[node][option], coarse.ranks[node][option]
+            goal = np.array([row[p] if p >= 0 else -1 for p in parts])
+            order = sorted(range(len(parts)), key=lambda a: (ranks[parts[a]], parts[a], a))
+            places = np.zeros(len(parts), dtype=np.int64)
+            for c in set(goal.tolist()) - {-1}:
+                for place, a in enumerate(a for a in order if goal[a] == c):
+                    places[a] = place
+            same = (fine.options[node] == goal).all(axis=1) & (fine.ranks[node] == places).all(
+                axis=1
+            )
+            known[key] = int(np.argmax(same))
+        found.append(known[key])
+    return tuple(found)
+
+
 def spec_of(row: Ints, rank: int, mesh: LogicalMesh) -> Spec:
     """The spec that a state `[axes]` of a tensor stands for; partial sums are not its business."""
     dims: list[list[tuple[int, str]]] = [[] for _ in range(rank)]

@@ -15,6 +15,7 @@ from autoshard.program.ir import Program
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.infeasible import explain_infeasible
+from autoshard.search.layouts import refined, refinement
 from autoshard.search.least import Least, least_memory
 from autoshard.search.problem import Problem, gap
 from autoshard.search.reduce import Keep
@@ -87,6 +88,7 @@ def search(
     meshes: Sequence[LogicalMesh],
     limit_bytes: float,
     *,
+    finer: Sequence[LogicalMesh] = (),
     strategies: Mapping[str, Strategy],
     strategy: str = "auto",
     intents: Sequence[Intent] = (),
@@ -100,6 +102,8 @@ def search(
         program: what to lay out.
         machine: on what.
         meshes: candidates.
+        finer: candidates of more axes, looked at in the time that is left, and taken where they
+            are noticeably faster.
         limit_bytes: per device.
         strategies: expert layouts by name.
         strategy: "auto", or the only strategy to consider.
@@ -118,6 +122,7 @@ def search(
         program,
         machine,
         meshes,
+        finer,
         limit_bytes,
         strategies,
         strategy,
@@ -134,6 +139,7 @@ class _Search:
         program: Program,
         machine: Machine,
         meshes: Sequence[LogicalMesh],
+        finer: Sequence[LogicalMesh],
         limit_bytes: float,
         strategies: Mapping[str, Strategy],
         strategy: str,
@@ -144,7 +150,7 @@ class _Search:
     ) -> None:
         self.analysis = Analysis(program)
         self.machine, self.limit_bytes = machine, limit_bytes
-        self.meshes = _distinct(meshes)
+        self.meshes, self.finer = _distinct(meshes), list(finer)
         self.strategies, self.strategy, self.intents = strategies, strategy, intents
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
@@ -161,6 +167,7 @@ class _Search:
         self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
         self.refusals: list[IntentError] = []  # of meshes on which the user's intents cannot be met
         self.priced = False  # every mesh
+        self.ruled_out: list[Rival] = []  # finer meshes that hold nothing noticeably better
         self.interrupted = False
 
     def run(self) -> Found:
@@ -198,10 +205,9 @@ class _Search:
             for candidate in self.candidates:
                 if not candidate.hints and self._is_open(candidate):
                     self._squeeze(candidate)
-            still_open = sorted(filter(self._is_open, self.candidates), key=lambda c: c.bound_s)
-            for i, candidate in enumerate(still_open):
-                if self._is_open(candidate):
-                    self._solve(candidate, exact=True, share=len(still_open) - i)
+            self._close()
+            self._look_finer()
+            self._close()
         except KeyboardInterrupt:
             if self.best is None:
                 raise SearchInterrupted("interrupted before any plan was found") from None
@@ -219,6 +225,49 @@ class _Search:
         if self.best is None:
             raise self._infeasible()
         return self._found()
+
+    def _close(self) -> None:
+        """CP-SAT for the meshes that bounds leave open."""
+        still_open = sorted(filter(self._is_open, self.candidates), key=lambda c: c.bound_s)
+        for i, candidate in enumerate(still_open):
+            if self._is_open(candidate) and self._has_time():
+                self._solve(candidate, exact=True, share=len(still_open) - i)
+
+    def _has_time(self) -> bool:
+        return time.monotonic() < self.deadline or self.best is None
+
+    def _look_finer(self) -> None:
+        """Meshes of more axes: most are ruled out by a bound as soon as they are priced.
+
+        Those that split an axis of the best mesh come first: what is good there is possible here.
+        """
+        if self.best is None:
+            return
+        start, choice = self.best[1], self.best[1].tied.lift(self.best[2])
+        whole = start.numbers.layouts
+        self.finer.sort(key=lambda mesh: refinement(mesh, whole.mesh) is None)
+        while self.finer and self._has_time():
+            mesh = self.finer.pop(0)
+            self.tell(f"pricing layouts on mesh {mesh}")
+            numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
+            try:
+                granted = grant(numbers, self.intents)
+            except IntentError:
+                continue  # what is asked for cannot be had there
+            tied = granted.tied(self.analysis.alike)
+            keep = tied.keep(granted.keep) if granted.allowed else None
+            # No answer is faster than every decision at its fastest.
+            fastest_s = sum(float(v.cost_s.min()) for v in tied.problem.variables)
+            candidate = _Candidate(numbers, granted, tied, keep, [], fastest_s)
+            parts = refinement(mesh, whole.mesh)
+            if parts is not None and granted.allowed:
+                candidate.hints.append(tied.lower(refined(numbers.layouts, whole, parts, choice)))
+            if self._is_open(candidate):
+                self._solve(candidate, exact=False, share=min(2, 1 + len(self.finer)))
+            if self._is_open(candidate) or self.best[1] is candidate:
+                self.candidates.append(candidate)
+            else:
+                self.ruled_out.append(self._rival(candidate))
 
     def _meshes(self) -> Sequence[LogicalMesh]:
         """Meshes the strategy makes sense on.
@@ -298,10 +347,11 @@ class _Search:
             candidate.problem,
             keep=candidate.keep,
             hints=candidate.hints,
-            cutoff_s=self.best[0] * (1 + TOLERANCE) if self.best is not None else float("inf"),
+            cutoff_s=self._cutoff_s(candidate),
             time_limit_s=max(self.deadline - time.monotonic(), 0.3) / share,
             tolerance=GOOD_ENOUGH if exact else TOLERANCE,
             exact=exact,
+            screen=not exact and candidate is not (self.best and self.best[1]),
             seed=self.seed,
             on_better=on_better,
         )
@@ -309,6 +359,16 @@ class _Search:
         candidate.infeasible |= solution.infeasible
         if solution.choice is not None:
             self._offer(candidate, solution.choice)
+
+    def _cutoff_s(self, candidate: _Candidate) -> float:
+        """What answers must cost less than to be of interest: on finer meshes, noticeably less."""
+        if self.best is None:
+            return float("inf")
+        as_good = self._is_coarse(candidate) or candidate is self.best[1]
+        return self.best[0] * (1 + TOLERANCE if as_good else 1 - GOOD_ENOUGH)
+
+    def _is_coarse(self, candidate: _Candidate) -> bool:
+        return candidate.numbers.mesh in self.meshes
 
     def _squeeze(self, candidate: _Candidate) -> None:
         """Where bounding found nothing that fits: the layout that needs least memory, improved."""
@@ -324,7 +384,7 @@ class _Search:
     def _why_none(self, infeasible: bool, bound_s: float) -> str:
         if infeasible:
             return "does not fit"
-        if self.best is not None and bound_s > self.best[0]:
+        if self.best is not None and bound_s > self.best[0] * (1 - GOOD_ENOUGH):
             return f"ruled out: what fits takes {units.time(bound_s)} or more"
         return "found no layout that fits"
 
@@ -346,15 +406,17 @@ class _Search:
         cost, best, tied_choice = self.best
         numbers, choice, alike = best.numbers, best.tied.lift(tied_choice), best.tied.saved
         # Interrupted before every mesh was bounded, nothing is known of the ones left.
-        bounds = [c.bound_s for c in self.candidates]
-        bound = max(min(*bounds, cost), 0.0) if self.priced else 0.0
+        others = [c for c in self.candidates if c is not best]
+        # Finer meshes are extra: what is open there is counted, and is no part of the bound.
+        bounds = [c.bound_s for c in others if self._is_coarse(c)]
+        bound = max(min(*bounds, best.bound_s, cost), 0.0) if self.priced else 0.0
         loose = self._loosened(best, choice)
         if loose is not None and loose.choice is not None and loose.cost_s < cost:
-            # The bound of tied answers does not hold for this one; its own does, for all.
-            cost, choice, alike, bound = loose.cost_s, loose.choice, 0, max(loose.bound_s, 0.0)
+            # The bound of tied answers does not hold for this one; its own does.
+            cost, choice, alike = loose.cost_s, loose.choice, 0
+            bound = max(min(*bounds, loose.bound_s, cost), 0.0) if self.priced else 0.0
         left = gap(cost, bound)
-        others = [c for c in self.candidates if c is not best]
-        rivals = [*self.experts, *map(self._rival, others)]
+        rivals = [*self.experts, *map(self._rival, others), *self.ruled_out]
         certificate = Certificate(
             status="optimal" if left <= GOOD_ENOUGH else "feasible",
             lower_bound_s=bound,
@@ -362,6 +424,7 @@ class _Search:
             search_s=time.monotonic() - self.begun,
             rivals=tuple(sorted(rivals, key=lambda r: (r.step_s is None, r.step_s or 0.0))),
             alike=alike,
+            open_meshes=len(self.finer) + sum(not self._is_coarse(c) for c in others),
         )
         return Found(Answer(numbers, choice), certificate, self.strategy, self.interrupted)
 

@@ -30,6 +30,8 @@ _PATIENCE = 12
 _SHRINKS = 0.9
 # ... and at most this often.
 _ROUNDS = 3
+# Sweeps before anything is reduced.
+_SCREENING = 20
 
 OnBetter = Callable[[float, float], None]
 
@@ -68,6 +70,7 @@ def solve(
     seed: int = 0,
     max_sweeps: int = 200,
     exact: bool = True,
+    screen: bool = False,
     thorough: bool = False,
     on_better: OnBetter = lambda cost, bound: None,
 ) -> Solution:
@@ -83,11 +86,14 @@ def solve(
         seed: for repeatable runs.
         max_sweeps: effort of the bounding phase.
         exact: whether CP-SAT may close the rest.
+        screen: look first, before anything dear, whether a few sweeps reach the cutoff.
         thorough: use all the time there is, for problems too large to close; Ctrl-C then ends the
             search and what was found is returned.
         on_better: called with (cost, bound) as they improve.
     """
     deadline = time.monotonic() + time_limit_s
+    if screen and (bound_s := _screened(problem, deadline, cutoff_s)) >= cutoff_s:
+        return Solution(None, float("inf"), bound_s)
     reduced = reduce(problem, keep)
     small = reduced.problem
     if reduced.infeasible or small.unavoidable_bytes() > small.limit_bytes + small.hair_bytes:
@@ -114,6 +120,20 @@ def solve(
             infeasible = search.close(dual, max_sweeps)
     choice = reduced.lift(best.choice) if best.choice is not None else None
     return Solution(choice, best.cost_s, best.bound_s, infeasible, interrupted)
+
+
+def _screened(problem: Problem, deadline: float, cutoff_s: float) -> float:
+    """A quick bound. Reducing a problem takes far longer, and many meshes are nowhere near."""
+    best = Best(None, float("inf"), float("-inf"))
+    ascend(
+        problem,
+        best,
+        deadline=_part(deadline, _BOUNDING),
+        tolerance=0.0,
+        cutoff_s=cutoff_s,
+        max_sweeps=_SCREENING,
+    )
+    return best.bound_s
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """How long planning takes, from function to plan, and how good the plan is known to be.
 
-One process plans one model after the other; tracing, every mesh, the expert strategies and the
-search are included. `floor` is the best expert strategy that fits, by the same cost model.
+Every model is planned in a process of its own, twice: `cold` is the first plan there, `planning`
+the second. Tracing, every mesh, the expert strategies and the search are included, imports are
+not. `floor` is the best expert strategy that fits, by the same cost model.
 """
 
 from __future__ import annotations
@@ -10,43 +11,87 @@ import argparse
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one machine; `changes` are fields of its configuration set otherwise."""
+
+    model: str
+    on: str
+    batch_size: int
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.model, *(f"{k}={v}" for k, v in self.changes.items())])
+
+
+def _unrolled(layers: int) -> Case:
+    return Case("gpt-125m", "v5p:2x2x4", 64, {"scan": False, "layers": layers})
+
+
 CASES = (
-    ("mlp-8k", "v5e:2x4", 8192),
-    ("gpt-125m", "v5e:2x4", 32),
-    ("gpt-1.3b", "v5e:2x4", 32),
-    ("gpt-1.3b", "v5e:4x4", 64),
-    ("llama-8b", "v5p:4x4x4", 64),
+    Case("mlp-8k", "v5e:2x4", 8192),
+    Case("gpt-125m", "v5e:2x4", 32),
+    Case("vit-l", "v5e:2x4", 128),
+    Case("t5-large", "v5e:4x4", 32),
+    Case("wrn-28-10", "v5e:2x4", 256),
+    Case("unet-base", "v5e:2x4", 64),
+    Case("moe-8x7b", "v5p:4x4x4", 64),
+    Case("gpt-1.3b", "v5e:2x4", 32),
+    Case("gpt-1.3b", "v5e:4x4", 64),
+    Case("llama-8b", "v5p:4x4x4", 64),
+    Case("llama-405b", "v5p:8x16x16", 512),
+    *map(_unrolled, (8, 16, 32, 48, 64, 128)),
 )
 
 
-def measure(name: str, on: str, batch_size: int) -> dict[str, Any]:
-    """Plan one model on one machine."""
+def measure(case: Case) -> dict[str, Any]:
+    """Plan one model on one machine, in this process."""
     from autoshard import plan
-    from autoshard.models.zoo import zoo
+    from autoshard.models.zoo import entries
 
-    step, args = zoo(name, batch_size=batch_size)
-    begun = time.perf_counter()
-    p = plan(step, *args, on=on, donate_argnums=0)
-    planning_s = time.perf_counter() - begun
+    entry = entries()[case.model]
+    entry = replace(entry, config=replace(entry.config, **case.changes))
+    times_s = []
+    for _ in range(2):
+        step, args = entry.build(case.batch_size)
+        begun = time.perf_counter()
+        p = plan(step, *args, on=case.on, donate_argnums=entry.donate_argnums)
+        times_s.append(time.perf_counter() - begun)
     experts = [r for r in p.certificate.rivals if r.name != "auto" and r.step_s is not None]
     floor = min(experts, key=lambda r: r.step_s or 0.0, default=None)
     return {
-        "model": name,
-        "on": on,
-        "batch_size": batch_size,
-        "planning_s": planning_s,
+        **asdict(case),
+        "cold_s": times_s[0],
+        "planning_s": times_s[1],
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "mesh": p.mesh.sizes,
         "predicted_step_s": p.prediction.step_s,
         "predicted_peak_bytes": p.prediction.peak_bytes,
         "lower_bound_s": p.certificate.lower_bound_s,
         "gap": p.certificate.gap,
+        "open_meshes": p.certificate.open_meshes,
         "floor": floor and floor.name,
         "floor_step_s": floor and floor.step_s,
     }
+
+
+def _apart(case: Case) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks", "planning", "--one", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{case.name} on {case.on}: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,12 +99,26 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks planning", description=__doc__)
     parser.add_argument("--only", metavar="MODEL", help="one model")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--one", metavar="CASE", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    rows = [measure(*case) for case in CASES if args.only in (None, case[0])]
-    import jax
-
+    if args.one:
+        print(json.dumps(measure(Case(**json.loads(args.one)))))
+        return 0
+    chosen = [case for case in CASES if args.only in (None, case.model)]
+    if not args.json:
+        print(
+            f"{'model':<34} {'on':<12} {'cold':>7} {'planning':>9} {'peak RSS':>9}"
+            f" {'step':>10} {'gap':>6}  best expert"
+        )
+    rows = []
+    for case in chosen:
+        rows.append(_apart(case))
+        if not args.json:
+            print(_line(case, rows[-1]), flush=True)
     if args.json:
+        import jax
+
         result = {
             "command": "python -m benchmarks planning --json",
             "machine": f"{os.cpu_count()} CPU cores",
@@ -68,15 +127,16 @@ def main(argv: list[str] | None = None) -> int:
             "rows": rows,
         }
         print(json.dumps(result, indent=2))
-        return 0
-    print("model      on           planning   predicted step   gap     best expert")
-    for r in rows:
-        expert = f"{r['floor']} {r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits"
-        print(
-            f"{r['model']:<10} {r['on']:<12} {r['planning_s']:6.1f} s"
-            f"  {r['predicted_step_s'] * 1e3:11.1f} ms  {r['gap']:6.2%}  {expert}"
-        )
     return 0
+
+
+def _line(case: Case, r: dict[str, Any]) -> str:
+    expert = f"{r['floor']} {r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits"
+    return (
+        f"{case.name:<34} {case.on:<12} {r['cold_s']:5.1f} s {r['planning_s']:7.1f} s"
+        f" {r['peak_rss_bytes'] / 1e9:6.2f} GB {r['predicted_step_s'] * 1e3:7.1f} ms"
+        f" {r['gap']:6.2%}  {expert}"
+    )
 
 
 if __name__ == "__main__":

@@ -96,6 +96,13 @@ class MeshProblem:
         problem = gathered(self.terms, self.prices, place, self._labels(first), self.limit_bytes)
         return Tied(problem, place, first)
 
+    @property
+    def cells(self) -> int:
+        """How many numbers its tables have: how much work it is, known before any is priced."""
+        sizes = [len(options) for options in self.layouts.options]
+        ends = {form: (src, dst) for src, dst, form, _, _ in self.terms.sent}
+        return sum(sizes[src] * sizes[dst] for src, dst in ends.values())
+
     @cached_property
     def looks(self) -> tuple[Look, ...]:
         """What an expert sees of each node; equal nodes have the same object."""

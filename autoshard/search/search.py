@@ -30,6 +30,8 @@ TOLERANCE = 1e-3
 GOOD_ENOUGH = 1e-2
 # An expert whose bound is this many times the best answer is no rival worth solving exactly.
 _NOT_A_RIVAL = 1.5
+# Meshes of more axes whose tables are larger than this are left alone.
+_MOST_CELLS = 8_000_000
 # Expert layouts are small problems; this many sweeps find their optimum or come within a hair.
 _EXPERT_SWEEPS = 40
 # Where memory is this full, repeated layers may want different layouts after all; this many sweeps
@@ -245,11 +247,15 @@ class _Search:
             return
         start, choice = self.best[1], self.best[1].tied.lift(self.best[2])
         whole = start.numbers.layouts
-        self.finer.sort(key=lambda mesh: refinement(mesh, whole.mesh) is None)
-        while self.finer and self._has_time():
-            mesh = self.finer.pop(0)
-            self.tell(f"pricing layouts on mesh {mesh}")
+        waiting = sorted(self.finer, key=lambda mesh: refinement(mesh, whole.mesh) is None)
+        for mesh in waiting:
+            if not self._has_time():
+                break
             numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
+            if numbers.cells > _MOST_CELLS:
+                continue
+            self.finer.remove(mesh)
+            self.tell(f"pricing layouts on mesh {mesh}")
             try:
                 granted = grant(numbers, self.intents)
             except IntentError:
@@ -263,7 +269,7 @@ class _Search:
             if parts is not None and granted.allowed:
                 candidate.hints.append(tied.lower(refined(numbers.layouts, whole, parts, choice)))
             if self._is_open(candidate):
-                self._solve(candidate, exact=False, share=min(2, 1 + len(self.finer)))
+                self._solve(candidate, exact=False, share=2 if self.finer else 1)
             if self._is_open(candidate) or self.best[1] is candidate:
                 self.candidates.append(candidate)
             else:

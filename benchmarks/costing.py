@@ -14,8 +14,9 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import replace
 from typing import Any
+
+from benchmarks.variant import variant
 
 # model, changes to its config, machine, mesh, batch size
 CASES: tuple[tuple[str, dict[str, Any], str, dict[str, int], int], ...] = (
@@ -36,14 +37,12 @@ def measure(
     import numpy as np
 
     from autoshard.machine import mesh_from_sizes, parse_machine
-    from autoshard.models.zoo import entries
     from autoshard.search.arrays import arrays
     from autoshard.search.build import Analysis, build_problem
     from autoshard.trace.function import trace
     from autoshard.trace.signature import signature
 
-    entry = entries()[name]
-    step, args = replace(entry, config=replace(entry.config, **changes)).build(batch_size)
+    step, args = variant(name, changes).build(batch_size)
     begun = time.perf_counter()
     program = trace(step, signature(args, ["state", "batch"]), name=name, donated=frozenset({0}))
     analysis = Analysis(program.program)

@@ -202,6 +202,65 @@ def _costing(result: Result) -> str:
     return markdown(["model", "ops", "decisions", "tables of one mesh", "one plan"], rows)
 
 
+def _planning(result: Result) -> str:
+    rows = [
+        [
+            f"{_model(r)} on {r['on']}",
+            f"{r['cold_s']:.1f} s",
+            f"{r['planning_s']:.1f} s",
+            f"{r['peak_rss_bytes'] / 1e9:.1f} GB",
+            f"{r['predicted_step_s'] * 1e3:.1f} ms",
+            f"{r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits",
+            f"{r['gap']:.2%}",
+            str(r["open_meshes"] or "-"),
+        ]
+        for r in result["rows"]
+    ]
+    head = [
+        "model",
+        "first plan",
+        "next",
+        "memory",
+        "predicted step",
+        "best expert",
+        "gap",
+        "meshes left open",
+    ]
+    return markdown(head, rows)
+
+
+# Least cost of any public answer, as of the contest's end: scores of all teams and of XLA
+# (https://github.com/google/iopddl) and the winner's later runs.
+_BEST_PUBLIC = {
+    "A": 6548641531,
+    "B": 532843,
+    "C": 84102445244,
+    "G": 217039,
+    "K": 2242635780,
+    "M": 49928157500,
+    "S": 1521949310,
+    "V": 1617084,
+}
+
+
+def _contest(result: Result) -> str:
+    rows = []
+    for r in sorted(result["rows"], key=lambda r: str(r["instance"])):
+        name = re.split(r"[-.]", Path(r["instance"]).name)[3]
+        rows.append(
+            [
+                name,
+                f"{r['cost']:,}",
+                f"{r['cost'] / _BEST_PUBLIC[name] - 1:+.4%}",
+                f"{r['lower_bound']:,}",
+                "0" if r["optimal"] else f"{r['gap']:.2g}",
+                f"{r['seconds']:.0f} s",
+            ]
+        )
+    head = ["instance", "cost", "against the best public one", "bound", "gap", "time"]
+    return markdown(head, rows)
+
+
 # name in the page -> (what makes it, the result it is made from)
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "compiled-summary": (_compiled_summary, "compiled"),
@@ -209,6 +268,8 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "published-summary": (_published_summary, "published"),
     "published-groups": (_published_groups, "published"),
     "costing": (_costing, "costing"),
+    "planning": (_planning, "planning"),
+    "contest": (_contest, "contest"),
 }
 
 

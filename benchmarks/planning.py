@@ -15,8 +15,10 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from benchmarks.variant import called, variant
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return " ".join([self.model, *(f"{k}={v}" for k, v in self.changes.items())])
+        return called(self.model, self.changes)
 
 
 def _unrolled(layers: int) -> Case:
@@ -56,10 +58,8 @@ CASES = (
 def measure(case: Case) -> dict[str, Any]:
     """Plan one model on one machine, in this process."""
     from autoshard import plan
-    from autoshard.models.zoo import entries
 
-    entry = entries()[case.model]
-    entry = replace(entry, config=replace(entry.config, **case.changes))
+    entry = variant(case.model, case.changes)
     times_s = []
     for _ in range(2):
         step, args = entry.build(case.batch_size)

@@ -56,6 +56,8 @@ class Habits:
             stacked argument that do not are cut from a copy in another order, made before the loop.
         turns_looked_up: what a loop stacked and another slices, to look rows up in the slice and to
             read it otherwise too, is copied in another order when the slice is cut.
+        rows_on_lanes: rows are looked up, and added to, in arrays whose rows lie along the lanes.
+            Narrow rows, which otherwise lie across them, are copied so, padded to whole tiles.
         tile: sublanes and lanes to whole numbers of which an array's two minor dimensions are
             padded in memory.
     """
@@ -74,6 +76,7 @@ class Habits:
     reshapes_stored: bool = False
     gathers_major: bool = False
     turns_looked_up: bool = False
+    rows_on_lanes: bool = False
     tile: tuple[int, int] | None = None
 
 
@@ -101,6 +104,7 @@ _HABITS = {
         joins_lookup_sums=False,
         reshapes_stored=True,
         turns_looked_up=True,
+        rows_on_lanes=True,
         tile=(8, 128),
     ),
 }

@@ -41,6 +41,20 @@ def padded_elements(shape: Sequence[Floats], tile: tuple[int, int]) -> Floats:
     return found
 
 
+def row_major_elements(shape: Sequence[Floats], tile: tuple[int, int]) -> Floats:
+    """Elements that an array of two dimensions or more occupies with its last dimension on lanes.
+
+    Args:
+        shape: sizes of its dimensions on one device, each an array over layouts.
+        tile: sublanes and lanes.
+    """
+    sublanes, lanes = tile
+    *outer, rows, columns = shape
+    tiles = _to_multiple(rows, sublanes) * _to_multiple(columns, lanes)
+    found: Floats = np.prod(np.array([np.asarray(s, dtype=np.float64) for s in outer]), axis=0)
+    return found * tiles
+
+
 def _to_multiple(size: Floats, of: int) -> Floats:
     found: Floats = np.ceil(size / of) * of
     return found

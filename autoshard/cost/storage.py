@@ -173,6 +173,15 @@ def _one_a_row(program: Program, op: Op) -> bool:
     return rows * op.rule.factors[along.pop()].size == program.tensors[op.inputs[0]].elements
 
 
+def picks_rows(op: Op) -> bool:
+    """Whether a lookup or scatter picks places in outer dimensions, with all of the last one."""
+    if op.kind != "gather" and not op.kind.startswith("scatter"):
+        return False
+    moved = op.rule.results[0] if op.kind == "gather" else op.rule.operands[2]
+    array = op.rule.operands[0]
+    return len(array) > 1 and array[-1] is not None and array[-1] in moved
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     """In which order the dimensions of a tensor follow each other in memory, major first.

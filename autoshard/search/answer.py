@@ -386,10 +386,18 @@ class Answer:
             return Alive(what + purpose, size, source or (op.source if op else ""))
 
         lifetimes = [life for life in self._live.lifetimes if life is not None]
-        for life, (node, form, start, end) in zip(lifetimes, terms.stored, strict=True):
-            if start <= when <= end:
-                size = prices.stored_bytes[form][self.choice[node]]
-                yield alive(life.tensor, float(size))
+        for k, (node, form, start, end) in enumerate(terms.stored):
+            if not start <= when <= end:
+                continue
+            size = float(prices.stored_bytes[form][self.choice[node]])
+            if k < len(lifetimes):
+                yield alive(lifetimes[k].tensor, size)
+                continue
+            rows = self.program.ops[start]
+            if rows.inputs[0] is not None:
+                yield alive(
+                    rows.inputs[0], size, f", rows along lanes for {rows.kind}", rows.source
+                )
         for k, (src, dst, form, start, end) in enumerate(terms.sent):
             sizes = prices.sent_bytes[form]
             if sizes is None or not start <= when <= end:

@@ -14,7 +14,7 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
 from autoshard.cost.habits import habits_of
 from autoshard.cost.overlap import Beside, added_s
-from autoshard.cost.padding import padded_elements
+from autoshard.cost.padding import padded_elements, row_major_elements
 from autoshard.cost.reshard import (
     PARTIAL,
     WHOLE,
@@ -29,16 +29,18 @@ from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op
 from autoshard.search.analysis import Analysis
 from autoshard.search.gather import Prices, gathered
-from autoshard.search.graph import Flow, Sum, classes_of
+from autoshard.search.graph import Dims, Flow, Sum, classes_of
 from autoshard.search.kinds import Kind
 from autoshard.search.layouts import Layouts, enumerate_layouts
 from autoshard.search.problem import Problem
-from autoshard.search.terms import Apart, Classes, Loop, Sent, Stored, Terms, Turned
+from autoshard.search.terms import Apart, Classes, Loop, Rows, Sent, Stored, Terms, Turned
 from autoshard.search.tie import Tied, leaders
 
 Floats = NDArray[np.float64]
 
 _NOTHING = np.zeros(1)
+# An array lies across the lanes where that takes so many times less room.
+_TURNED_FROM = 2.0
 
 __all__ = ["Analysis", "Look", "MeshProblem", "build_problem"]
 
@@ -176,9 +178,12 @@ class _Pricing:
             sent_bytes=tuple(copy if copy.any() else None for _, copy in sent),
         )
 
-    def _own(self, example: Op | Loop | Sum) -> Floats:
+    def _own(self, example: Op | Loop | Sum | Rows) -> Floats:
         if isinstance(example, Loop):
             return self._loop(example)
+        if isinstance(example, Rows):
+            moved = 2.0 * self._rows(example)  # written, and read again
+            return memory_time_s(self.machine.chip, moved) * self.program.times(example.op.region)
         return self._sum(example) if isinstance(example, Sum) else self._op(example)
 
     def _between(self, example: Sent | Apart | Turned) -> tuple[Floats, Floats]:
@@ -267,19 +272,37 @@ class _Pricing:
             found += np.where(before[:, a] == PARTIAL, time, 0.0) * times
         return found
 
-    def _stored(self, stored: Stored) -> Floats:
+    def _rows(self, rows: Rows) -> Floats:
+        """Bytes of an array's copy with its rows along the lanes; 0 where it lies so anyway."""
+        op, node, t = rows.op, self.graph.op_node[rows.op.id], rows.op.inputs[0]
+        assert t is not None
+        assert self.tile is not None
+        tensor = self.program.tensors[t]
+        dims = classes_of(self.graph.op_classes[op.id], op.rule.operands[0])
+        local = self._local(node, tensor.shape, dims)
+        copy = row_major_elements(local, self.tile)
+        turned = copy >= _TURNED_FROM * padded_elements(local, self.tile)
+        return np.where(turned, copy * tensor.itemsize_bytes, 0.0)
+
+    def _local(self, node: int, shape: Sequence[int], dims: Dims) -> list[Floats]:
+        """The size of every dimension of a tensor on one device, per option of a node."""
+        one = np.ones(len(self.layouts.options[node]))
+        return [
+            np.ceil(size / (one if c is None else self._cut(node, frozenset({c}))))
+            for size, c in zip(shape, dims, strict=True)
+        ]
+
+    def _stored(self, stored: Stored | Rows) -> Floats:
         """What a tensor occupies on one device, per option of its node."""
+        if isinstance(stored, Rows):
+            return self._rows(stored)
         node = stored.node
         t, dims = self.program.tensors[stored.tensor], self.graph.dims[stored.tensor]
         if self.tile is None:
             cut = frozenset(c for c in dims if c is not None)
             return t.size_bytes / self._cut(node, cut)
         one = np.ones(len(self.layouts.options[node]))
-        local = [
-            np.ceil(size / (one if c is None else self._cut(node, frozenset({c}))))
-            for size, c in zip(t.shape, dims, strict=True)
-        ]
-        return padded_elements(local, self.tile) * t.itemsize_bytes * one
+        return padded_elements(self._local(node, t.shape, dims), self.tile) * t.itemsize_bytes * one
 
     def _sent(self, sent: Sent) -> tuple[Floats, Floats]:
         """Seconds of a reshard, and bytes of its copy, per pair of options."""

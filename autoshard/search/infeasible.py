@@ -43,7 +43,7 @@ def explain_infeasible(
         f"The least that works is {units.size(least.peak_bytes)} per device{proof}"
         f" (mesh {answer.numbers.mesh}). At its peak a device holds:\n"
         + "\n".join(lines)
-        + "\nGive more memory (memory=...), more devices, a smaller batch, or rematerialise"
-        " layers (jax.checkpoint).",
+        + "\nGive more memory (memory=...), more devices or a smaller batch, let layers be"
+        ' rematerialised (remat="auto") or the batch be split (microbatch="auto").',
         least_bytes=least.peak_bytes,
     )

@@ -19,6 +19,7 @@ from autoshard.cost.habits import habits_of
 from autoshard.cost.liveness import region_spans
 from autoshard.cost.overlap import Beside
 from autoshard.cost.reshard import PARTIAL, WHOLE, on
+from autoshard.cost.storage import picks_rows
 from autoshard.program.ir import Op
 from autoshard.program.rule import Combiner, OpClass
 from autoshard.search.graph import Dims, Flow, Graph, Sum, classes_of
@@ -60,6 +61,17 @@ class Stored:
 
     node: int
     tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A copy of an array with its rows along the lanes, for an op that picks rows.
+
+    Attributes:
+        op: a lookup, or a scatter of rows.
+    """
+
+    op: Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +124,9 @@ class Terms:
 
     Attributes:
         own: seconds by one node's layout, as (node, form).
-        own_forms: their examples: an op of its own, a loop, a sum.
-        stored: bytes by one node's layout, as (node, form, first op, last op), in the order of
-            the program's lifetimes.
+        own_forms: their examples: an op of its own, a loop, a sum, a copy for rows.
+        stored: bytes by one node's layout, as (node, form, first op, last op); the
+            program's lifetimes first, in their order.
         stored_forms: their examples.
         sent: seconds and bytes by two nodes' layouts, as (source, destination, form, first op at
             which a copy is there, last op); the graph's flows first, in their order.
@@ -122,9 +134,9 @@ class Terms:
     """
 
     own: tuple[tuple[int, int], ...]
-    own_forms: tuple[Op | Loop | Sum, ...]
+    own_forms: tuple[Op | Loop | Sum | Rows, ...]
     stored: tuple[tuple[int, int, int, int], ...]
-    stored_forms: tuple[Stored, ...]
+    stored_forms: tuple[Stored | Rows, ...]
     sent: tuple[tuple[int, int, int, int, int], ...]
     sent_forms: tuple[Sent | Apart | Turned, ...]
 
@@ -175,9 +187,9 @@ class _Lister:
         self.sizes = [tuple(self.graph.size[c] for c in held) for held in classes]
         self.place = [{c: k for k, c in enumerate(held)} for held in classes]
         self.own: list[tuple[int, int]] = []
-        self.own_forms = _Forms[Op | Loop | Sum]()
+        self.own_forms = _Forms[Op | Loop | Sum | Rows]()
         self.stored: list[tuple[int, int, int, int]] = []
-        self.stored_forms = _Forms[Stored]()
+        self.stored_forms = _Forms[Stored | Rows]()
         self.sent: list[tuple[int, int, int, int, int]] = []
         self.sent_forms = _Forms[Sent | Apart | Turned]()
 
@@ -186,6 +198,7 @@ class _Lister:
         self._loops()
         self._sums()
         self._storage()
+        self._rows()
         self._flows()
         self._turned()
         return Terms(
@@ -299,6 +312,24 @@ class _Lister:
                 found,
             )
             self.stored.append((node, form, life.start, life.end))
+
+    def _rows(self) -> None:
+        if not habits_of(self.platform).rows_on_lanes:
+            return
+        for op in self.program.ops:
+            if not picks_rows(op) or (array := op.inputs[0]) is None:
+                continue
+            node, t = self.graph.op_node[op.id], self.program.tensors[array]
+            classes = self.graph.op_classes[op.id]
+            key = (
+                "rows",
+                self.sizes[node],
+                self._places(node, classes_of(classes, op.rule.operands[0])),
+                (t.shape, t.itemsize_bytes),
+                self.program.times(op.region),
+            )
+            self.own.append((node, self.own_forms.of(key, Rows(op))))
+            self.stored.append((node, self.stored_forms.of(key, Rows(op)), op.id, op.id))
 
     def _flows(self) -> None:
         analysis, wire = self.analysis, self.analysis.wire

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from autoshard.models.zoo import Entry, entries
+from autoshard.models.zoo import Entry
+from benchmarks.variant import variant
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,7 @@ class Case:
 
     def entry(self) -> Entry:
         """Of the zoo, with the changes applied."""
-        entry = entries()[self.model]
-        if not self.changes:
-            return entry
-        return replace(entry, config=replace(entry.config, **self.changes))
+        return variant(self.model, self.changes)
 
 
 # Eight experts in layers that 8 chips of 16 GB can train: 0.9 billion parameters.

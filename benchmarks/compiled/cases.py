@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.variant import called
+
 
 @dataclass(frozen=True)
 class Case:
@@ -27,8 +29,8 @@ class Case:
     @property
     def name(self) -> str:
         """Such as "gpt-125m scan=False, batch 64, zero3 on 8xh100"."""
-        changed = "".join(f" {k}={v}" for k, v in self.changes.items())
-        return f"{self.model}{changed}, batch {self.batch_size}, {self.strategy} on {self.on}"
+        model = called(self.model, self.changes)
+        return f"{model}, batch {self.batch_size}, {self.strategy} on {self.on}"
 
 
 _UNROLLED = {"scan": False}

@@ -78,9 +78,10 @@ _HEAD = (
 
 def _line(found: Pair) -> str:
     from benchmarks.compiled.summary import sent, sent_error
+    from benchmarks.variant import called
 
     case = found.case
-    model = case.model + "".join(f" {k}={v}" for k, v in case.changes.items())
+    model = called(case.model, case.changes)
     mesh = ",".join(f"{k}={v}" for k, v in found.plan.mesh.sizes.items() if v > 1)
     start = f"{model:<22} {case.batch_size:>6} {case.strategy:<14} {case.on:<10} {mesh:<18}"
     c = found.found

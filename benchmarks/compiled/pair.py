@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autoshard.api import autoshard
-from autoshard.models.zoo import entries
 from autoshard.plan.model import Plan
 from autoshard.verify import cache
 from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.witness import Witness, merged
 from benchmarks.compiled.cases import Case
+from benchmarks.variant import variant
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ def pair(case: Case, known: Mapping[str, Witness], compiling: bool) -> Pair:
     Raises:
         NoCompilerError: it is to be compiled, and the machine's compiler is not installed.
     """
-    entry = entries()[case.model]
-    if case.changes:
-        entry = replace(entry, config=replace(entry.config, **case.changes))
+    entry = variant(case.model, case.changes)
     step, args = entry.build(case.batch_size)
     options = {"donate_argnums": entry.donate_argnums, "devices": case.on}
     sharded = autoshard(step, strategy=case.strategy, **options)

@@ -39,8 +39,8 @@ from autoshard.search.tie import Tied, leaders
 Floats = NDArray[np.float64]
 
 _NOTHING = np.zeros(1)
-# An array lies across the lanes where that takes so many times less room.
-_TURNED_FROM = 2.0
+# An array lies across the lanes where lying along them takes more than so many times the room.
+_TURNED_FROM = 1.1
 
 __all__ = ["Analysis", "Look", "MeshProblem", "build_problem"]
 
@@ -182,7 +182,7 @@ class _Pricing:
         if isinstance(example, Loop):
             return self._loop(example)
         if isinstance(example, Rows):
-            moved = 2.0 * self._rows(example)  # written, and read again
+            moved = 2.0 * self._rows(example)  # read and written
             return memory_time_s(self.machine.chip, moved) * self.program.times(example.op.region)
         return self._sum(example) if isinstance(example, Sum) else self._op(example)
 
@@ -273,16 +273,16 @@ class _Pricing:
         return found
 
     def _rows(self, rows: Rows) -> Floats:
-        """Bytes of an array's copy with its rows along the lanes; 0 where it lies so anyway."""
+        """Bytes of copies with rows along the lanes; 0 where the array lies so anyway."""
         op, node, t = rows.op, self.graph.op_node[rows.op.id], rows.op.inputs[0]
         assert t is not None
         assert self.tile is not None
         tensor = self.program.tensors[t]
         dims = classes_of(self.graph.op_classes[op.id], op.rule.operands[0])
         local = self._local(node, tensor.shape, dims)
-        copy = row_major_elements(local, self.tile)
-        turned = copy >= _TURNED_FROM * padded_elements(local, self.tile)
-        return np.where(turned, copy * tensor.itemsize_bytes, 0.0)
+        along = row_major_elements(local, self.tile)
+        turned = along > _TURNED_FROM * padded_elements(local, self.tile)
+        return np.where(turned, along * tensor.itemsize_bytes * rows.copies, 0.0)
 
     def _local(self, node: int, shape: Sequence[int], dims: Dims) -> list[Floats]:
         """The size of every dimension of a tensor on one device, per option of a node."""

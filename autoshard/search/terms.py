@@ -65,13 +65,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A copy of an array with its rows along the lanes, for an op that picks rows.
+    """Copies of an array with its rows along the lanes, for an op that picks rows.
 
     Attributes:
         op: a lookup, or a scatter of rows.
+        copies: how many are there at once.
     """
 
     op: Op
+    copies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,22 +316,30 @@ class _Lister:
             self.stored.append((node, form, life.start, life.end))
 
     def _rows(self) -> None:
+        """Tables, their gradients, and what the optimizer updates with these in the same order.
+
+        The optimizer reads the copy that the lookup read, and of moments one table's at a time.
+        """
         if not habits_of(self.platform).rows_on_lanes:
             return
+        arguments = {leaf.tensor for leaf in self.program.inputs}
         for op in self.program.ops:
             if not picks_rows(op) or (array := op.inputs[0]) is None:
                 continue
             node, t = self.graph.op_node[op.id], self.program.tensors[array]
             classes = self.graph.op_classes[op.id]
+            rows = Rows(op, 1 if op.kind == "gather" else 2)
             key = (
                 "rows",
                 self.sizes[node],
                 self._places(node, classes_of(classes, op.rule.operands[0])),
-                (t.shape, t.itemsize_bytes),
+                (t.shape, t.itemsize_bytes, rows.copies),
                 self.program.times(op.region),
             )
-            self.own.append((node, self.own_forms.of(key, Rows(op))))
-            self.stored.append((node, self.stored_forms.of(key, Rows(op)), op.id, op.id))
+            kept = op.region == 0 and (rows.copies > 1 or array in arguments)
+            end = len(self.program.ops) if kept else op.id
+            self.own.append((node, self.own_forms.of(key, rows)))
+            self.stored.append((node, self.stored_forms.of(key, rows), op.id, end))
 
     def _flows(self) -> None:
         analysis, wire = self.analysis, self.analysis.wire

@@ -13,7 +13,7 @@ from autoshard.machine import mesh_from_sizes, parse_machine
 from autoshard.models.zoo import entries
 from autoshard.search.build import Analysis, MeshProblem, build_problem
 from autoshard.search.moments import lasting
-from autoshard.search.terms import Turned
+from autoshard.search.terms import Rows, Turned
 from autoshard.search.tie import tie
 from tests.search.programs import traced
 
@@ -100,3 +100,27 @@ def test_rows_looked_up_in_what_a_loop_stacked_take_a_copy_of_it_on_a_tpu():
     assert on_tpu
     assert not any(form.gathered for form, _ in on_tpu)
     assert not copies(numbers("gpt-tiny", "v5e:2x4", {"data": 8}))
+
+
+def test_narrow_rows_are_copied_for_lookups_on_a_tpu():
+    def step(table, index):
+        return jax.grad(lambda table: table[index].sum())(table)
+
+    table = jax.ShapeDtypeStruct((1 << 20, 128), jnp.float32)
+    analysis = Analysis(traced(step, table, jax.ShapeDtypeStruct((64,), jnp.int32)).program)
+    on = parse_machine("v5e:2x4")
+    on_mesh = build_problem(analysis, on, mesh_from_sizes(on, {"data": 8}), 1e12)
+    found = [
+        (form, on_mesh.prices.stored_bytes[k])
+        for k, form in enumerate(on_mesh.terms.stored_forms)
+        if isinstance(form, Rows)
+    ]
+    assert [form.op.kind for form, _ in found] == ["scatter-add"]
+    ((rows, sizes),) = found
+    node = analysis.graph.op_node[rows.op.id]
+    classes = analysis.graph.op_classes[rows.op.id]
+    columns = classes[rows.op.rule.operands[0][1]]
+    split = on_mesh.layouts.shards(node, frozenset({columns}))
+    # 16 of 128 lanes are used: the gradient, and what the optimizer would update with it.
+    assert np.array_equal(sizes, np.where(split == 8, rows.copies * 4 * (1 << 27), 0))
+    assert (split == 8).any()

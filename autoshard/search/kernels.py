@@ -8,7 +8,7 @@ All arrays are those of `arrays.Graph`; `low` and `high` give each variable's op
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -27,9 +27,12 @@ except ImportError:
         return function
 else:
     COMPILED = True
-    compiled = njit(
-        cache=True, nogil=True, boundscheck=False, fastmath={"nnan", "nsz", "reassoc", "contract"}
-    )
+    _FAST = {"nnan", "nsz", "reassoc", "contract"}
+    _njit = njit(cache=True, nogil=True, boundscheck=False, fastmath=_FAST)
+
+    def compiled(function: Function) -> Function:
+        """Compile a function when it is first called."""
+        return cast("Function", _njit(function))
 
 
 @compiled

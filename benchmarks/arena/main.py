@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
     from autoshard.errors import AutoshardError
     from autoshard.machine import parse_machine
-    from benchmarks.arena import own, peer_xla
+    from benchmarks.arena import own, peer_xla, summary
     from benchmarks.arena.summary import Bout, Row
 
     machine = parse_machine(case.on)
@@ -87,7 +87,7 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
         return lambda what: print(f"{where}{case.name}: {who}: {what}", file=sys.stderr, flush=True)
 
     for name in own.NAMES:
-        if name not in ("auto", *(args.who or own.NAMES)):
+        if name not in (summary.AUTO, summary.FORMS, *(args.who or own.NAMES)):
             continue
         try:
             found = own.contend(case, name, tell(name), not args.only_compiled)
@@ -95,6 +95,8 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
             rows.append(Row(name, remark=own.first_line(error)))
             continue
         mesh = ", ".join(f"{k} {n}" for k, n in found.plan.mesh.sizes.items() if n > 1)
+        mesh += " remat" * found.plan.remat
+        mesh += f" /{found.plan.microbatches}" * (found.plan.microbatches > 1)
         order = found.plan.mesh.device_order
         rows.append(_row(name, mesh, found.planning_s, found.compiled, machine, order))
     if "xla" in (args.who or ["xla"]):

@@ -19,8 +19,10 @@ from autoshard.verify import cache
 from autoshard.verify.witness import dump_options, dumped
 from benchmarks.arena.cases import Case
 from benchmarks.arena.compiled import Compiled, not_yet, remembered
+from benchmarks.arena.summary import AUTO, FORMS
 
-NAMES = ("auto", *STRATEGIES)
+NAMES = (AUTO, FORMS, *STRATEGIES)
+_ANY_FORM = {"remat": "auto", "microbatch": "auto"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def contend(
 
     Args:
         case: what.
-        strategy: an expert's, or "auto".
+        strategy: an expert's, "auto", or "auto, any form".
         tell: is told what is being done.
         compiles: False where only what was compiled before is asked for.
 
@@ -48,8 +50,10 @@ def contend(
     """
     entry = case.entry()
     step, args = entry.build(case.batch_size)
-    options = {"donate_argnums": entry.donate_argnums, "devices": case.on}
+    options: dict[str, Any] = {"donate_argnums": entry.donate_argnums, "devices": case.on}
     tell("planning")
+    if strategy == FORMS:
+        strategy, options = AUTO, options | _ANY_FORM
     sharded = autoshard(step, strategy=strategy, **options)
     began_s = time.perf_counter()
     plan = sharded.plan_for(*args)

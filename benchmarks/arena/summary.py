@@ -9,6 +9,8 @@ import msgspec
 from benchmarks.arena.judge import geometric_mean
 
 AUTO = "auto"
+# Auto, with the form of the step left open: rematerialised or not, in how many microbatches.
+FORMS = "auto, any form"
 XLA = "XLA AUTO"
 
 
@@ -16,7 +18,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """One contender in one bout.
 
     Attributes:
-        who: "auto", an expert strategy, or a peer and its settings.
+        who: "auto", "auto, any form", an expert strategy, or a peer and its settings.
         mesh: sizes of the axes.
         planning_s: wall clock from function to plan; of XLA's pass, compiling included.
         peak_bytes: compiled, of one device.
@@ -51,24 +53,31 @@ class Bout(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
 
     def best(self, kind: str) -> Row | None:
-        """The quickest that fits: of "auto", "expert" or "xla"."""
+        """The quickest that fits: of "auto", "forms", "expert" or "xla"."""
         able = [r for r in self.rows if r.fits and r.step_s is not None and kind_of(r.who) == kind]
         return min(able, key=lambda r: r.step_s or 0.0, default=None)
 
     @property
     def ratio(self) -> float | None:
         """Auto's step over that of the best other; None where one side has none that fits."""
-        auto = self.best(AUTO)
+        return self.ratio_of(AUTO)
+
+    def ratio_of(self, kind: str) -> float | None:
+        """The same for "auto" or "forms"."""
+        auto = self.best(kind)
         others = [r for r in (self.best("expert"), self.best("xla")) if r is not None]
         if auto is None or not others:
             return None
         return (auto.step_s or 0.0) / min(r.step_s or 0.0 for r in others)
 
 
+_OWN = {AUTO: AUTO, FORMS: "forms"}
+
+
 def kind_of(who: str) -> str:
-    """ "auto", "xla" or "expert"."""
-    if who == AUTO:
-        return AUTO
+    """ "auto", "forms", "xla" or "expert"."""
+    if who in _OWN:
+        return _OWN[who]
     return "xla" if who.startswith(XLA) else "expert"
 
 
@@ -79,6 +88,7 @@ class Summary(msgspec.Struct, frozen=True):
         bouts: how many.
         geometric_mean: of auto / best of experts and XLA; below 1 auto is quicker.
         worst, worst_case: the largest such ratio, and where.
+        forms_geometric_mean: the same of auto with the form of the step left open.
         against_expert, against_xla: geometric means against the best of either alone.
         over_memory: "who in case" of what was compiled and does not fit.
     """
@@ -87,6 +97,7 @@ class Summary(msgspec.Struct, frozen=True):
     geometric_mean: float
     worst: float
     worst_case: str
+    forms_geometric_mean: float
     against_expert: float
     against_xla: float
     over_memory: tuple[str, ...]
@@ -101,6 +112,9 @@ def summary(bouts: Sequence[Bout]) -> Summary:
         geometric_mean=geometric_mean([ratio for ratio, _ in rated]),
         worst=worst[0] if worst else 1.0,
         worst_case=_title(worst[1]) if worst else "",
+        forms_geometric_mean=geometric_mean(
+            [ratio for b in bouts if (ratio := b.ratio_of("forms")) is not None]
+        ),
         against_expert=_against(bouts, "expert"),
         against_xla=_against(bouts, "xla"),
         over_memory=tuple(
@@ -155,6 +169,7 @@ def told(s: Summary) -> str:
         f" {s.geometric_mean:.3f}, worst {s.worst:.3f} ({s.worst_case})",
         f"    against the best expert alone {s.against_expert:.3f},"
         f" against XLA AUTO alone {s.against_xla:.3f}",
+        f"    with the form of the step left open {s.forms_geometric_mean:.3f}",
     ]
     return "\n".join([*lines, *(f"    over memory: {who}" for who in s.over_memory)])
 

@@ -17,7 +17,8 @@ _LOST = Bout("b", "v5e:2x4", 8, (_row("auto", 2.0), _row("zero3", 4.0), _row("XL
 
 
 def test_kinds() -> None:
-    assert [kind_of(w) for w in ("auto", "zero3", "XLA AUTO 8 GB")] == ["auto", "expert", "xla"]
+    who = ("auto", "auto, any form", "zero3", "XLA AUTO 8 GB")
+    assert [kind_of(w) for w in who] == ["auto", "forms", "expert", "xla"]
 
 
 def test_ratio_is_to_the_best_that_fits() -> None:
@@ -25,6 +26,14 @@ def test_ratio_is_to_the_best_that_fits() -> None:
     assert _LOST.ratio == 2.0
     over = Bout("c", "v5e:2x4", 8, (_row("auto", 1.0), _row("zero3", 0.1, False), _row("zero1", 2)))
     assert over.ratio == 0.5
+
+
+def test_the_form_left_open_is_rated_apart() -> None:
+    rows = (_row("auto", 1.0), _row("auto, any form", 0.5), _row("zero3", 2.0))
+    bout = Bout("e", "v5e:2x4", 8, rows)
+    assert (bout.ratio, bout.ratio_of("forms")) == (0.5, 0.25)
+    assert summary([bout]).forms_geometric_mean == pytest.approx(0.25)
+    assert summary([_WON]).forms_geometric_mean == 1.0
 
 
 def test_nobody_to_compare_with_is_no_ratio() -> None:

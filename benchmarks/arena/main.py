@@ -1,4 +1,4 @@
-"""The automatic plan against every expert that applies and against XLA's own pass.
+"""The automatic plan against every expert that applies and against other automatic answers.
 
 All are judged alike: the memory that the TPU's compiler assigns, and a step time that is estimated
 from the program it made (`judge.py` says how; docs/arena.md says it at length). Needs the extra
@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks arena", description=__doc__)
     parser.add_argument("--model", action="append", metavar="M", help="only this model")
     parser.add_argument("--on", action="append", metavar="MACHINE", help="only this machine")
-    parser.add_argument("--who", action="append", metavar="W", help="only auto, W, ...: xla too")
+    parser.add_argument(
+        "--who", action="append", metavar="W", help="only auto, W, ...: xla, parallax too"
+    )
     parser.add_argument(
         "--budget", action="append", type=float, metavar="PART", help="of memory, for XLA's pass"
     )
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
     from autoshard.errors import AutoshardError
     from autoshard.machine import parse_machine
-    from benchmarks.arena import own, peer_xla, summary
+    from benchmarks.arena import own, peer_parallax, peer_xla, summary
     from benchmarks.arena.summary import Bout, Row
 
     machine = parse_machine(case.on)
@@ -99,6 +101,13 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
         mesh += f" /{found.plan.microbatches}" * (found.plan.microbatches > 1)
         order = found.plan.mesh.device_order
         rows.append(_row(name, mesh, found.planning_s, found.compiled, machine, order))
+    if peer_parallax.NAME in (args.who or [peer_parallax.NAME]):
+        for tried in peer_parallax.attempts(machine):
+            who = peer_parallax.NAME
+            sharded = peer_parallax.contend(
+                case, tried, tell(f"{who}, mesh {tried.sizes}"), not args.only_compiled
+            )
+            rows.append(_row(who, tried.sizes, 0.0, sharded, machine, tried.order))
     if "xla" in (args.who or ["xla"]):
         for attempt in peer_xla.attempts(machine, tuple(args.budget or peer_xla.BUDGETS)):
             who = f"{attempt.name}"

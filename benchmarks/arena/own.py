@@ -61,32 +61,42 @@ def contend(
 
     def compiling() -> Compiled:
         tell("compiling")
-        began_s = time.perf_counter()
-        with TemporaryDirectory() as place:
-            try:
-                lowered = sharded.lower(*args)
-                compiled = beside(
-                    lambda: lowered.compile(compiler_options=dump_options("tpu", place))
-                )
-            except AutoshardError:
-                raise
-            except Exception as error:  # whatever the compiler raises, such as too little memory
-                return Compiled(error=first_line(error))
-            memory = compiled.memory_analysis()
-            return Compiled(
-                text=dumped(Path(place)) or compiled.as_text(),
-                argument_bytes=int(memory.argument_size_in_bytes),
-                output_bytes=int(memory.output_size_in_bytes),
-                alias_bytes=int(memory.alias_size_in_bytes),
-                temporary_bytes=int(memory.temp_size_in_bytes),
-                seconds=time.perf_counter() - began_s,
-            )
+        return compile_here(lambda: sharded.lower(*args), time.perf_counter())
 
     key = cache.plan_key(plan, frozenset(entry.donate_argnums))
     compilers = tuple((name, version(name)) for name in ("jax", "jaxlib", "libtpu"))
     return Planned(
         plan, planning_s, remembered((key, compilers), compiling if compiles else not_yet)
     )
+
+
+def compile_here(lower: Callable[[], Any], began_s: float) -> Compiled:
+    """Lower a step and have the TPU's compiler make a program of it.
+
+    Args:
+        lower: gives a `jax.stages.Lowered`.
+        began_s: `time.perf_counter()` from which it counts.
+
+    Raises:
+        AutoshardError: there is no compiler. What the compiler itself says is in the answer.
+    """
+    with TemporaryDirectory() as place:
+        try:
+            lowered = lower()
+            compiled = beside(lambda: lowered.compile(compiler_options=dump_options("tpu", place)))
+        except AutoshardError:
+            raise
+        except Exception as error:  # whatever the compiler raises, such as too little memory
+            return Compiled(error=first_line(error))
+        memory = compiled.memory_analysis()
+        return Compiled(
+            text=dumped(Path(place)) or compiled.as_text(),
+            argument_bytes=int(memory.argument_size_in_bytes),
+            output_bytes=int(memory.output_size_in_bytes),
+            alias_bytes=int(memory.alias_size_in_bytes),
+            temporary_bytes=int(memory.temp_size_in_bytes),
+            seconds=time.perf_counter() - began_s,
+        )
 
 
 def beside(make: Callable[[], Any]) -> Any:

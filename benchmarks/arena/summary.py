@@ -53,7 +53,7 @@ class Bout(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
 
     def best(self, kind: str) -> Row | None:
-        """The quickest that fits: of "auto", "forms", "expert" or "xla"."""
+        """The quickest that fits: of "auto", "forms", "expert", "xla" or "peer"."""
         able = [r for r in self.rows if r.fits and r.step_s is not None and kind_of(r.who) == kind]
         return min(able, key=lambda r: r.step_s or 0.0, default=None)
 
@@ -65,19 +65,24 @@ class Bout(msgspec.Struct, frozen=True):
     def ratio_of(self, kind: str) -> float | None:
         """The same for "auto" or "forms"."""
         auto = self.best(kind)
-        others = [r for r in (self.best("expert"), self.best("xla")) if r is not None]
+        others = [
+            r for r in (self.best("expert"), self.best("xla"), self.best("peer")) if r is not None
+        ]
         if auto is None or not others:
             return None
         return (auto.step_s or 0.0) / min(r.step_s or 0.0 for r in others)
 
 
 _OWN = {AUTO: AUTO, FORMS: "forms"}
+_PEERS = frozenset({"parallax"})
 
 
 def kind_of(who: str) -> str:
-    """ "auto", "forms", "xla" or "expert"."""
+    """ "auto", "forms", "xla", "peer" or "expert"."""
     if who in _OWN:
         return _OWN[who]
+    if who in _PEERS:
+        return "peer"
     return "xla" if who.startswith(XLA) else "expert"
 
 

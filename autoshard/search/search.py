@@ -34,6 +34,8 @@ _NOT_A_RIVAL = 1.5
 _MOST_CELLS = 8_000_000
 # Expert layouts are small problems; this many sweeps find their optimum or come within a hair.
 _EXPERT_SWEEPS = 40
+# Closing what they leave open may take this part of the time limit more.
+_FLOOR = 0.25
 # Where memory is this full, repeated layers may want different layouts after all; this many sweeps
 # over all of them look for that.
 _TIGHT = 0.9
@@ -156,7 +158,7 @@ class _Search:
         self.strategies, self.strategy, self.intents = strategies, strategy, intents
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
-        self.deadline = self.begun + time_limit_s
+        self.deadline, self.time_limit_s = self.begun + time_limit_s, time_limit_s
         self.lacking = {
             name: why
             for name, expert in strategies.items()
@@ -165,6 +167,7 @@ class _Search:
         self.experts = [
             _refused(strategies[name], "any", why) for name, why in self.lacking.items()
         ]
+        self.floors: list[tuple[_Candidate, Keep, Solution]] = []  # of experts
         self.candidates: list[_Candidate] = []
         self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
         self.refusals: list[IntentError] = []  # of meshes on which the user's intents cannot be met
@@ -210,6 +213,7 @@ class _Search:
             self._close()
             self._look_finer()
             self._close()
+            self._raise_floor()
         except KeyboardInterrupt:
             if self.best is None:
                 raise SearchInterrupted("interrupted before any plan was found") from None
@@ -306,11 +310,12 @@ class _Search:
             if why := undivided(candidate.numbers, expert):
                 self.experts.append(_refused(expert, str(mesh), why))
                 continue
+            keep = candidate.tied.keep(
+                candidate.granted.within(restrict(candidate.numbers, expert))
+            )
             solution = solve(
                 candidate.problem,
-                keep=candidate.tied.keep(
-                    candidate.granted.within(restrict(candidate.numbers, expert))
-                ),
+                keep=keep,
                 cutoff_s=_NOT_A_RIVAL * self.best[0] if self.best is not None else float("inf"),
                 time_limit_s=max(self.deadline - time.monotonic(), 2.0) / 10,
                 tolerance=TOLERANCE,
@@ -318,6 +323,8 @@ class _Search:
                 exact=False,
                 seed=self.seed,
             )
+            if solution.gap > TOLERANCE and not solution.infeasible:
+                self.floors.append((candidate, keep, solution))
             if solution.choice is None:
                 remark = self._why_none(solution.infeasible, solution.bound_s)
                 self.experts.append(Rival(name, str(mesh), None, None, remark))
@@ -325,6 +332,28 @@ class _Search:
             peak = candidate.problem.peak_bytes(solution.choice)
             self.experts.append(Rival(name, str(mesh), solution.cost_s, peak))
             self._offer(candidate, solution.choice)
+
+    def _raise_floor(self) -> None:
+        """Experts that bounds leave open, exactly: where memory is tight one may be ahead yet."""
+        if self.best is None:
+            return
+        below = [f for f in self.floors if f[2].bound_s < self.best[0] * (1 - TOLERANCE)]
+        below.sort(key=lambda f: f[2].bound_s)
+        end = max(self.deadline, time.monotonic() + _FLOOR * self.time_limit_s)
+        for k, (candidate, keep, known) in enumerate(below):
+            if known.bound_s >= self.best[0] * (1 - TOLERANCE):
+                continue
+            solution = solve(
+                candidate.problem,
+                keep=keep,
+                hints=[] if known.choice is None else [known.choice],
+                cutoff_s=self.best[0],
+                time_limit_s=(end - time.monotonic()) / (len(below) - k),
+                tolerance=TOLERANCE,
+                seed=self.seed,
+            )
+            if solution.choice is not None and solution.cost_s < self.best[0]:
+                self._offer(candidate, solution.choice)
 
     def _offer(self, candidate: _Candidate, choice: tuple[int, ...]) -> None:
         candidate.hints.append(choice)

@@ -261,6 +261,42 @@ def _contest(result: Result) -> str:
     return markdown(head, rows)
 
 
+def _bouts(result: Result) -> Iterator[tuple[str, dict[str, Result]]]:
+    """Every bout: its name, and the quickest that fits of every kind."""
+    from benchmarks.arena.summary import kind_of
+
+    for bout in result["bouts"]:
+        best: dict[str, Result] = {}
+        for row in bout["rows"]:
+            kind = kind_of(row["who"])
+            if row.get("fits") and "step_s" in row:
+                known = best.get(kind)
+                if known is None or row["step_s"] < known["step_s"]:
+                    best[kind] = row
+        yield f"{bout['case']}, batch {bout['batch_size']} on {bout['on']}", best
+
+
+_KINDS = {"expert": "best expert", "xla": "XLA AUTO", "peer": "parallax"}
+
+
+def _arena(result: Result) -> str:
+    def cell(row: Result | None) -> str:
+        if row is None:
+            return "-"
+        who = row["who"].replace("auto, any form", "").replace("XLA AUTO", "").strip()
+        name = "" if who in ("auto", "parallax") else f" {who}"
+        return f"{row['step_s'] * 1e3:.1f} ms ({row['peak_bytes'] / _GIB:.1f}){name}"
+
+    rows = []
+    for title, best in _bouts(result):
+        auto, others = best.get("auto"), [best[k] for k in _KINDS if k in best]
+        ratio = (
+            f"{auto['step_s'] / min(o['step_s'] for o in others):.3f}" if auto and others else "-"
+        )
+        rows.append([title, cell(auto), *(cell(best.get(k)) for k in _KINDS), ratio])
+    return markdown(["step (GiB)", "auto", *_KINDS.values(), "auto / best other"], rows)
+
+
 # name in the page -> (what makes it, the result it is made from)
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "compiled-summary": (_compiled_summary, "compiled"),
@@ -270,6 +306,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "costing": (_costing, "costing"),
     "planning": (_planning, "planning"),
     "contest": (_contest, "contest"),
+    "arena": (_arena, "arena"),
 }
 
 
@@ -330,11 +367,29 @@ def _against(
     axes.legend(frameon=False, fontsize=7)
 
 
+def _draw_arena(result: Result, axes: Any) -> None:
+    """Steps of others over auto's; to the right of 1 they are slower."""
+    bouts = [(title, best) for title, best in _bouts(result) if "auto" in best]
+    for kind, name in _KINDS.items():
+        points = [
+            (best[kind]["step_s"] / best["auto"]["step_s"], -k)
+            for k, (_, best) in enumerate(bouts)
+            if kind in best
+        ]
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=28, label=name)
+    axes.axvline(1.0, color="#888", linewidth=1, zorder=0)
+    axes.set_yticks([-k for k in range(len(bouts))], [title for title, _ in bouts], fontsize=7)
+    axes.set(xscale="log", xlabel="estimated step, over that of auto")
+    axes.legend(frameon=False, fontsize=7)
+
+
 # name of the file -> (what draws it, the result it is drawn from)
 FIGURES: dict[str, tuple[Callable[[Result, Any], None], str]] = {
     "compiled-memory": (_draw_compiled, "compiled"),
     "published-steps": (_draw_steps, "published"),
     "published-memory": (_draw_memory, "published"),
+    "arena": (_draw_arena, "arena"),
 }
 
 

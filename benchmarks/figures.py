@@ -380,7 +380,7 @@ def _draw_arena(result: Result, axes: Any) -> None:
             axes.scatter(*zip(*points, strict=True), s=28, label=name)
     axes.axvline(1.0, color="#888", linewidth=1, zorder=0)
     axes.set_yticks([-k for k in range(len(bouts))], [title for title, _ in bouts], fontsize=7)
-    axes.set(xscale="log", xlabel="estimated step, over that of auto")
+    axes.set(xlabel="estimated step, over that of auto")
     axes.legend(frameon=False, fontsize=7)
 
 

@@ -294,7 +294,13 @@ def _arena(result: Result) -> str:
             f"{auto['step_s'] / min(o['step_s'] for o in others):.3f}" if auto and others else "-"
         )
         rows.append([title, cell(auto), *(cell(best.get(k)) for k in _KINDS), ratio])
-    return markdown(["step (GiB)", "auto", *_KINDS.values(), "auto / best other"], rows)
+    whole = result["summary"]
+    return (
+        markdown(["step (GiB)", "auto", *_KINDS.values(), "auto / best other"], rows)
+        + f"\n\nAuto over the best other: geometric mean {whole['geometric_mean']:.3f} over"
+        f" {whole['bouts']} bouts, worst {whole['worst']:.3f} ({whole['worst_case']}); with the form"
+        f" of the step left open {whole['forms_geometric_mean']:.3f}."
+    )
 
 
 # name in the page -> (what makes it, the result it is made from)

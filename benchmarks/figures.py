@@ -298,8 +298,8 @@ def _arena(result: Result) -> str:
     return (
         markdown(["step (GiB)", "auto", *_KINDS.values(), "auto / best other"], rows)
         + f"\n\nAuto over the best other: geometric mean {whole['geometric_mean']:.3f} over"
-        f" {whole['bouts']} bouts, worst {whole['worst']:.3f} ({whole['worst_case']}); with the form"
-        f" of the step left open {whole['forms_geometric_mean']:.3f}."
+        f" {whole['bouts']} bouts, worst {whole['worst']:.3f} ({whole['worst_case']}); with the"
+        f" form of the step left open {whole['forms_geometric_mean']:.3f}."
     )
 
 

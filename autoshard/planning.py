@@ -108,15 +108,10 @@ def meshes_of(mesh: Any, machine: Machine) -> Sequence[LogicalMesh]:
     )
 
 
-def _finer_meshes(mesh: Any, machine: Machine, own: bool) -> Sequence[LogicalMesh]:
-    """Candidates of three axes, all larger than 1, where the user leaves the mesh open.
-
-    Args:
-        mesh: the option.
-        machine: the devices.
-        own: whether the program's own constraints name a mesh.
-    """
-    if own or not (isinstance(mesh, str) and mesh == "auto"):
+def _finer_meshes(program: Program, options: Options, machine: Machine) -> Sequence[LogicalMesh]:
+    """Candidates of three axes, all larger than 1, where nothing says what the mesh shall be."""
+    free = isinstance(options.mesh, str) and options.strategy == "auto"
+    if program.mesh_sizes or not free:
         return ()
     return [m for m in legal_meshes(machine, _THREE_AXES) if all(a.size > 1 for a in m.axes)]
 
@@ -181,7 +176,7 @@ def make_plan(
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
     meshes = _meshes_for(program, mesh, machine)
-    finer = _finer_meshes(mesh, machine, bool(program.mesh_sizes)) if asked == "auto" else ()
+    finer = _finer_meshes(program, options, machine)
     stored = _cache_file(program, key, (machine, meshes, finer), options)
     if stored is not None and stored.exists():
         cached = _cached(stored, program, key)

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.variant import variant
+from benchmarks.workload import Workload
 
 # model, changes to its config, machine, mesh, batch size
 CASES: tuple[tuple[str, dict[str, Any], str, dict[str, int], int], ...] = (
@@ -42,7 +42,7 @@ def measure(
     from autoshard.trace.function import trace
     from autoshard.trace.signature import signature
 
-    step, args = variant(name, changes).build(batch_size)
+    step, args = Workload(name, batch_size, on, changes).entry().build(batch_size)
     begun = time.perf_counter()
     program = trace(step, signature(args, ["state", "batch"]), name=name, donated=frozenset({0}))
     analysis = Analysis(program.program)

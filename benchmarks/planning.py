@@ -15,51 +15,37 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from benchmarks.variant import called, variant
+from benchmarks.workload import Workload
 
 
-@dataclass(frozen=True)
-class Case:
-    """One model on one machine; `changes` are fields of its configuration set otherwise."""
-
-    model: str
-    on: str
-    batch_size: int
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return called(self.model, self.changes)
-
-
-def _unrolled(layers: int) -> Case:
-    return Case("gpt-125m", "v5p:2x2x4", 64, {"scan": False, "layers": layers})
+def _unrolled(layers: int) -> Workload:
+    return Workload("gpt-125m", 64, "v5p:2x2x4", {"scan": False, "layers": layers})
 
 
 CASES = (
-    Case("mlp-8k", "v5e:2x4", 8192),
-    Case("gpt-125m", "v5e:2x4", 32),
-    Case("vit-l", "v5e:2x4", 128),
-    Case("t5-large", "v5e:4x4", 32),
-    Case("wrn-28-10", "v5e:2x4", 256),
-    Case("unet-base", "v5e:2x4", 64),
-    Case("moe-8x7b", "v5p:4x4x4", 64),
-    Case("gpt-1.3b", "v5e:2x4", 32),
-    Case("gpt-1.3b", "v5e:4x4", 64),
-    Case("llama-8b", "v5p:4x4x4", 64),
-    Case("llama-405b", "v5p:8x16x16", 512),
+    Workload("mlp-8k", 8192, "v5e:2x4"),
+    Workload("gpt-125m", 32, "v5e:2x4"),
+    Workload("vit-l", 128, "v5e:2x4"),
+    Workload("t5-large", 32, "v5e:4x4"),
+    Workload("wrn-28-10", 256, "v5e:2x4"),
+    Workload("unet-base", 64, "v5e:2x4"),
+    Workload("moe-8x7b", 64, "v5p:4x4x4"),
+    Workload("gpt-1.3b", 32, "v5e:2x4"),
+    Workload("gpt-1.3b", 64, "v5e:4x4"),
+    Workload("llama-8b", 64, "v5p:4x4x4"),
+    Workload("llama-405b", 512, "v5p:8x16x16"),
     *map(_unrolled, (8, 16, 32, 48, 64, 128)),
 )
 
 
-def measure(case: Case) -> dict[str, Any]:
+def measure(case: Workload) -> dict[str, Any]:
     """Plan one model on one machine, in this process."""
     from autoshard import plan
 
-    entry = variant(case.model, case.changes)
+    entry = case.entry()
     times_s = []
     for _ in range(2):
         step, args = entry.build(case.batch_size)
@@ -84,12 +70,12 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def _apart(case: Case) -> dict[str, Any]:
+def _apart(case: Workload) -> dict[str, Any]:
     """`measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "planning", "--one", json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{case.name} on {case.on}: {done.stderr.strip().splitlines()[-1]}")
+        raise SystemExit(f"{case.called} on {case.on}: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -103,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if args.one:
-        print(json.dumps(measure(Case(**json.loads(args.one)))))
+        print(json.dumps(measure(Workload(**json.loads(args.one)))))
         return 0
     chosen = [case for case in CASES if args.only in (None, case.model)]
     if not args.json:
@@ -130,10 +116,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _line(case: Case, r: dict[str, Any]) -> str:
+def _line(case: Workload, r: dict[str, Any]) -> str:
     expert = f"{r['floor']} {r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits"
     return (
-        f"{case.name:<34} {case.on:<12} {r['cold_s']:5.1f} s {r['planning_s']:7.1f} s"
+        f"{case.called:<34} {case.on:<12} {r['cold_s']:5.1f} s {r['planning_s']:7.1f} s"
         f" {r['peak_rss_bytes'] / 1e9:6.2f} GB {r['predicted_step_s'] * 1e3:7.1f} ms"
         f" {r['gap']:6.2%}  {expert}"
     )

@@ -105,7 +105,7 @@ def _certificate(plan: Plan) -> Fact:
     c = plan.certificate
     which = "no plan with repeated layers laid out alike" if c.alike else "no plan"
     if c.open_meshes:
-        which += f" (but on {c.open_meshes} meshes of three axes that nothing was proven of)"
+        which += f" (meshes of three axes that were not ruled out: {c.open_meshes})"
     bound = f"{which} is predicted below {units.time(c.lower_bound_s)}"
     searched = f"searched {units.time(c.search_s)}"
     gap = f"this one is at most {units.percent(c.gap)} from it"

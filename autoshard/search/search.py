@@ -81,6 +81,10 @@ class _Candidate:
         """What is searched."""
         return self.tied.problem
 
+    def only(self, expert: Strategy) -> Keep:
+        """The options that an expert's layout leaves of those that the user's intents do."""
+        return self.tied.keep(self.granted.within(restrict(self.numbers, expert)))
+
     @property
     def cost_s(self) -> float:
         return min((self.problem.cost_s(h) for h in self.hints), default=float("inf"))
@@ -178,26 +182,19 @@ class _Search:
     def run(self) -> Found:
         try:
             for mesh in self._meshes():
-                self.tell(f"pricing layouts on mesh {mesh}")
-                numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
-                try:
-                    granted = grant(numbers, self.intents)
-                except IntentError as error:
-                    self.refusals.append(error)
+                candidate = self._priced(self._numbers(mesh))
+                if candidate is None:
                     continue
-                tied = granted.tied(self.analysis.alike)
-                if self.strategy != "auto":
-                    expert = self.strategies[self.strategy]
-                    why = undivided(numbers, expert)
-                    if why:
-                        self.experts.append(_refused(expert, str(mesh), why))
-                        continue
-                    only = tied.keep(granted.within(restrict(numbers, expert)))
-                    self.candidates.append(_Candidate(numbers, granted, tied, only, []))
-                else:
-                    keep = tied.keep(granted.keep) if granted.allowed else None
-                    self.candidates.append(_Candidate(numbers, granted, tied, keep, []))
-                    self._experts(self.candidates[-1])
+                if self.strategy == "auto":
+                    self.candidates.append(candidate)
+                    self._experts(candidate)
+                    continue
+                expert = self.strategies[self.strategy]
+                if why := undivided(candidate.numbers, expert):
+                    self.experts.append(_refused(expert, str(mesh), why))
+                    continue
+                candidate.keep = candidate.only(expert)
+                self.candidates.append(candidate)
             self.priced = True
             if not self.candidates and self.refusals:
                 raise self.refusals[0]
@@ -232,6 +229,21 @@ class _Search:
             raise self._infeasible()
         return self._found()
 
+    def _numbers(self, mesh: LogicalMesh) -> MeshProblem:
+        return build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
+
+    def _priced(self, numbers: MeshProblem) -> _Candidate | None:
+        """A mesh as a candidate; None where it cannot have what the user asks for."""
+        self.tell(f"pricing layouts on mesh {numbers.mesh}")
+        try:
+            granted = grant(numbers, self.intents)
+        except IntentError as error:
+            self.refusals.append(error)
+            return None
+        tied = granted.tied(self.analysis.alike)
+        keep = tied.keep(granted.keep) if granted.allowed else None
+        return _Candidate(numbers, granted, tied, keep, [])
+
     def _close(self) -> None:
         """CP-SAT for the meshes that bounds leave open."""
         still_open = sorted(filter(self._is_open, self.candidates), key=lambda c: c.bound_s)
@@ -255,29 +267,25 @@ class _Search:
         for mesh in waiting:
             if not self._has_time():
                 break
-            numbers = build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
+            numbers = self._numbers(mesh)
             if numbers.cells > _MOST_CELLS:
                 continue
-            self.finer.remove(mesh)
-            self.tell(f"pricing layouts on mesh {mesh}")
-            try:
-                granted = grant(numbers, self.intents)
-            except IntentError:
-                continue  # what is asked for cannot be had there
-            tied = granted.tied(self.analysis.alike)
-            keep = tied.keep(granted.keep) if granted.allowed else None
-            # No answer is faster than every decision at its fastest.
-            fastest_s = sum(float(v.cost_s.min()) for v in tied.problem.variables)
-            candidate = _Candidate(numbers, granted, tied, keep, [], fastest_s)
-            parts = refinement(mesh, whole.mesh)
-            if parts is not None and granted.allowed:
-                candidate.hints.append(tied.lower(refined(numbers.layouts, whole, parts, choice)))
-            if self._is_open(candidate):
-                self._solve(candidate, exact=False, share=2 if self.finer else 1)
-            if self._is_open(candidate) or self.best[1] is candidate:
-                self.candidates.append(candidate)
-            else:
-                self.ruled_out.append(self._rival(candidate))
+            candidate = self._priced(numbers)
+            if candidate is not None:
+                # No answer is faster than every decision at its fastest.
+                variables = candidate.problem.variables
+                candidate.bound_s = sum(float(v.cost_s.min()) for v in variables)
+                if self._is_open(candidate):
+                    parts = refinement(mesh, whole.mesh)
+                    hint = parts and candidate.tied.lower(
+                        refined(numbers.layouts, whole, parts, choice)
+                    )
+                    self._solve(candidate, exact=False, hint=hint)
+                if self._is_open(candidate) or self.best[1] is candidate:
+                    self.candidates.append(candidate)
+                else:
+                    self.ruled_out.append(self._rival(candidate))
+            self.finer.remove(mesh)  # here, so that one which Ctrl-C cuts short counts as open
 
     def _meshes(self) -> Sequence[LogicalMesh]:
         """Meshes the strategy makes sense on.
@@ -310,9 +318,7 @@ class _Search:
             if why := undivided(candidate.numbers, expert):
                 self.experts.append(_refused(expert, str(mesh), why))
                 continue
-            keep = candidate.tied.keep(
-                candidate.granted.within(restrict(candidate.numbers, expert))
-            )
+            keep = candidate.only(expert)
             solution = solve(
                 candidate.problem,
                 keep=keep,
@@ -368,7 +374,22 @@ class _Search:
             return False
         return self.best is None or candidate.bound_s < self.best[0] * (1 - GOOD_ENOUGH)
 
-    def _solve(self, candidate: _Candidate, *, exact: bool, share: int = 1) -> None:
+    def _solve(
+        self,
+        candidate: _Candidate,
+        *,
+        exact: bool,
+        share: int = 1,
+        hint: tuple[int, ...] | None = None,
+    ) -> None:
+        """Improve on what is known of a mesh.
+
+        Args:
+            candidate: it.
+            exact: whether CP-SAT may close what bounds leave open.
+            share: how many wait for the time that is left, this one among them.
+            hint: an answer to start from, which need not fit.
+        """
         mesh = str(candidate.numbers.mesh)
 
         def on_better(cost: float, bound: float) -> None:
@@ -381,12 +402,12 @@ class _Search:
         solution = solve(
             candidate.problem,
             keep=candidate.keep,
-            hints=candidate.hints,
+            hints=[*candidate.hints, *([hint] if hint else [])],
             cutoff_s=self._cutoff_s(candidate),
             time_limit_s=max(self.deadline - time.monotonic(), 0.3) / share,
             tolerance=GOOD_ENOUGH if exact else TOLERANCE,
             exact=exact,
-            screen=not exact and candidate is not (self.best and self.best[1]),
+            screen=not exact and not (self.best and self.best[1] is candidate),
             seed=self.seed,
             on_better=on_better,
         )

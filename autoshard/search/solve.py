@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -92,7 +93,11 @@ def solve(
         on_better: called with (cost, bound) as they improve.
     """
     deadline = time.monotonic() + time_limit_s
-    if screen and (bound_s := _screened(problem, deadline, cutoff_s)) >= cutoff_s:
+    if (
+        screen
+        and math.isfinite(cutoff_s)
+        and (bound_s := _screened(problem, deadline, cutoff_s)) >= cutoff_s
+    ):
         return Solution(None, float("inf"), bound_s)
     reduced = reduce(problem, keep)
     small = reduced.problem

@@ -322,7 +322,6 @@ class _Lister:
         """
         if not habits_of(self.platform).rows_on_lanes:
             return
-        arguments = {leaf.tensor for leaf in self.program.inputs}
         for op in self.program.ops:
             if not picks_rows(op) or (array := op.inputs[0]) is None:
                 continue
@@ -336,7 +335,7 @@ class _Lister:
                 (t.shape, t.itemsize_bytes, rows.copies),
                 self.program.times(op.region),
             )
-            kept = op.region == 0 and (rows.copies > 1 or array in arguments)
+            kept = op.region == 0 and (rows.copies > 1 or array in self._arguments)
             end = len(self.program.ops) if kept else op.id
             self.own.append((node, self.own_forms.of(key, rows)))
             self.stored.append((node, self.stored_forms.of(key, rows), op.id, end))
@@ -379,21 +378,21 @@ class _Lister:
         habits, tensors = habits_of(self.platform), self.program.tensors
         if not (habits.gathers_major or habits.turns_looked_up):
             return
-        arguments = {leaf.tensor for leaf in self.program.inputs}
         cut = {op.outputs[0]: op for op in self.program.ops if op.kind == "scan_xs"}
         for flow in self.graph.flows:
             op = cut.pop(flow.tensor, None)  # all reads of a slice share one copy
             if op is None or (stacked := op.inputs[0]) is None:
                 continue
-            if stacked in arguments:
+            gathered = stacked in self._arguments
+            if gathered:
                 # What the program makes itself is made in the right order.
                 wanted, when = habits.gathers_major, self._spans[flow.region]
             else:
                 wanted = habits.turns_looked_up and self._is_looked_up(flow.tensor)
                 when = (op.id, op.id)
             if wanted:
-                turned = Turned(flow, stacked, stacked in arguments)
-                key = ("turned", *self._ends(flow), tensors[stacked].shape, turned.gathered)
+                turned = Turned(flow, stacked, gathered)
+                key = ("turned", *self._ends(flow), tensors[stacked].shape, gathered)
                 size = (tensors[flow.tensor].shape, tensors[stacked].size_bytes)
                 form = self.sent_forms.of((*key, *size), turned)
                 self.sent.append((flow.src, flow.dst, form, *when))
@@ -402,6 +401,10 @@ class _Lister:
         """Whether lookups read a tensor, and others do too."""
         kinds = {op.kind for op, k in self._uses[tensor] if k == 0}
         return "gather" in kinds and len(kinds) > 1
+
+    @cached_property
+    def _arguments(self) -> frozenset[int | None]:
+        return frozenset(leaf.tensor for leaf in self.program.inputs)
 
     @cached_property
     def _uses(self) -> dict[int, list[tuple[Op, int]]]:

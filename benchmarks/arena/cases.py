@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from autoshard.models.zoo import Entry
-from benchmarks.variant import variant
+from benchmarks.workload import Workload
 
 
-@dataclass(frozen=True)
-class Case:
-    """One train step on one machine.
+@dataclass(frozen=True, kw_only=True)
+class Case(Workload):
+    """A train step to contend for.
 
     Attributes:
         label: what `--model` takes.
-        model: of the zoo.
-        batch_size: over all devices.
-        on: the machine.
-        changes: fields of the model's configuration that are set otherwise.
     """
 
     label: str
-    model: str
-    batch_size: int
-    on: str
-    changes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Such as "gpt-125m, batch 32 on v5e:2x4"."""
         return f"{self.label}, batch {self.batch_size} on {self.on}"
-
-    def entry(self) -> Entry:
-        """Of the zoo, with the changes applied."""
-        return variant(self.model, self.changes)
 
 
 # Eight experts in layers that 8 chips of 16 GB can train: 0.9 billion parameters.
@@ -59,7 +46,7 @@ _TABLE: tuple[tuple[str, str, Mapping[str, object], tuple[int, int, int]], ...] 
 )
 
 CASES: tuple[Case, ...] = tuple(
-    Case(label, model, batches[k], on, changes)
+    Case(model, batches[k], on, changes, label=label)
     for k, on in enumerate(_MACHINES)
     for label, model, changes, batches in _TABLE
 )

@@ -107,7 +107,7 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
             sharded = peer_parallax.contend(
                 case, tried, tell(f"{who}, mesh {tried.sizes}"), not args.only_compiled
             )
-            rows.append(_row(who, tried.sizes, 0.0, sharded, machine, tried.order))
+            rows.append(_row(who, tried.sizes, sharded.seconds, sharded, machine, tried.order))
     if "xla" in (args.who or ["xla"]):
         for attempt in peer_xla.attempts(machine, tuple(args.budget or peer_xla.BUDGETS)):
             who = f"{attempt.name}"

@@ -20,7 +20,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         who: "auto", "auto, any form", an expert strategy, or a peer and its settings.
         mesh: sizes of the axes.
-        planning_s: wall clock from function to plan; of XLA's pass, compiling included.
+        planning_s: wall clock from function to plan; of peers, compiling included.
         peak_bytes: compiled, of one device.
         fits: whether that is within the chip's memory.
         step_s: estimated by the judge.

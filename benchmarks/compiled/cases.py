@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from benchmarks.variant import called
+from benchmarks.workload import Workload
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(Workload):
     """One pair of a prediction and a compilation.
 
     Attributes:
-        model: of the zoo.
-        batch_size: over all devices.
-        on: the machine.
         strategy: an expert's, or "auto".
-        changes: fields of the model's configuration that are set otherwise.
     """
 
-    model: str
-    batch_size: int
-    on: str
     strategy: str
-    changes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Such as "gpt-125m scan=False, batch 64, zero3 on 8xh100"."""
-        model = called(self.model, self.changes)
-        return f"{model}, batch {self.batch_size}, {self.strategy} on {self.on}"
+        return f"{self.called}, batch {self.batch_size}, {self.strategy} on {self.on}"
 
 
 _UNROLLED = {"scan": False}
@@ -94,4 +85,4 @@ def cases() -> Iterator[Case]:
     """All of them, in the table's order."""
     for model, changes, batch_size, on, strategies in _TABLE:
         for strategy in strategies.split():
-            yield Case(model, batch_size, on, strategy, changes)
+            yield Case(model, batch_size, on, changes, strategy=strategy)

@@ -78,12 +78,10 @@ _HEAD = (
 
 def _line(found: Pair) -> str:
     from benchmarks.compiled.summary import sent, sent_error
-    from benchmarks.variant import called
 
     case = found.case
-    model = called(case.model, case.changes)
     mesh = ",".join(f"{k}={v}" for k, v in found.plan.mesh.sizes.items() if v > 1)
-    start = f"{model:<22} {case.batch_size:>6} {case.strategy:<14} {case.on:<10} {mesh:<18}"
+    start = f"{case.called:<22} {case.batch_size:>6} {case.strategy:<14} {case.on:<10} {mesh:<18}"
     c = found.found
     if c is None:
         return f"{start} {_gb(found.plan.prediction.peak_bytes):>15}  plan not compiled yet"

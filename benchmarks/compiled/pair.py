@@ -11,7 +11,6 @@ from autoshard.verify import cache
 from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.witness import Witness, merged
 from benchmarks.compiled.cases import Case
-from benchmarks.variant import variant
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def pair(case: Case, known: Mapping[str, Witness], compiling: bool) -> Pair:
     Raises:
         NoCompilerError: it is to be compiled, and the machine's compiler is not installed.
     """
-    entry = variant(case.model, case.changes)
+    entry = case.entry()
     step, args = entry.build(case.batch_size)
     options = {"donate_argnums": entry.donate_argnums, "devices": case.on}
     sharded = autoshard(step, strategy=case.strategy, **options)

@@ -45,8 +45,7 @@ def holds(case: Case, *, steps: int = 5, **options: Any) -> Plan:
 
 
 def check(case: Case, report: EqualityReport) -> None:
-    # AdamW divides a gradient by its size: of one as small as its epsilon, all digits show.
-    tolerance = BFLOAT16_TOLERANCE if case.bfloat16 else 5 * FLOAT32_TOLERANCE
+    tolerance = BFLOAT16_TOLERANCE if case.bfloat16 else FLOAT32_TOLERANCE
     assert report.agrees(tolerance), str(report)
 
 

@@ -5,7 +5,7 @@ When a JAX release moves something, this is the file that changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ INLINE_BODIES = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
-REMAT_NAMES = frozenset({"remat2", "remat", "checkpoint"})
+REMAT_BODIES = {"remat2": "jaxpr", "remat": "jaxpr", "checkpoint": "jaxpr"}
 
 
 def open_body(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
@@ -109,6 +109,14 @@ def new_jaxpr(
     same = len(invars) == len(like.invars) and len(outvars) == len(like.outvars)
     info = like.debug_info if same else like.debug_info.with_unknown_names()
     return Jaxpr(list(constvars), list(invars), list(outvars), list(eqns), effects, debug_info=info)
+
+
+def scan_params(params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int) -> dict[str, Any]:
+    """Parameters of a `scan` whose body takes other operands."""
+    changed = {**params, "jaxpr": body, "num_consts": num_consts}
+    if "linear" in params:  # one bit an operand up to 0.9, a hint
+        changed["linear"] = (False,) * len(body.jaxpr.invars)
+    return changed
 
 
 def under(eqn: JaxprEqn, outer: JaxprEqn, keep_line: bool) -> Any:

@@ -24,6 +24,10 @@ _UNITS = {
 }
 
 
+# What `remat` may be beside True ("full") and False.
+REMAT_WORDS = ("none", "selective", "full", "auto")
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of `@autoshard`.
@@ -36,8 +40,10 @@ class Options:
         donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
         strategy: "auto", or an expert layout: "zero3", "megatron", "zero1+sequence_parallel", ...
         intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
-        remat: True to compute residuals of scanned layers again in the backward pass, False not
-            to, "auto" for what is predicted faster within the memory limit.
+        remat: what backward loops of scanned layers compute again: False (what the step says),
+            True or "full" (all residuals), "selective" (all but long products and small sums),
+            "none" (nothing, `jax.checkpoint` undone), "auto" for what is predicted fastest within
+            the memory limit.
         microbatch: into how many microbatches the batch is split, gradients accumulated over them;
             "auto" for what is predicted fastest within the memory limit.
         plan: a plan (or the path of one) to use instead of searching.
@@ -65,8 +71,9 @@ class Options:
     cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.remat, bool) or self.remat == "auto"):
-            raise ValueError(f'remat={self.remat!r}: write True, False or "auto"')
+        if not (isinstance(self.remat, bool) or self.remat in REMAT_WORDS):
+            words = ", ".join(f'"{word}"' for word in REMAT_WORDS)
+            raise ValueError(f"remat={self.remat!r}: write True, False or one of {words}")
         count = self.microbatch
         whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
         if not (whole or count == "auto"):

@@ -1,8 +1,9 @@
-"""Which form of a step to run: rematerialised or not, in how many microbatches.
+"""Which form of a step to run: what its backward loops compute again, in how many microbatches.
 
-Both only cost time, in the cost model, and save memory. So the simplest form is searched without
-any limit first: what that finds no other form can beat, and where it fits it is the plan. Of the
-others only those are searched that may fit and may be faster than what is known.
+Both only cost time, in the cost model, and save memory. So the form that computes nothing twice, of
+the whole batch, is searched without any limit first: what that finds no other form can beat, and
+where it fits it is the plan. Of the others only those are searched that may fit and may be faster
+than what is known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from autoshard.errors import InfeasibleError, MicrobatchError, SearchInterrupted
 from autoshard.options import Options
 from autoshard.plan.model import Plan, Rival
 from autoshard.trace.function import Traced
-from autoshard.trace.variants import NOTHING_TO_REMATERIALISE, Variant, Variants
+from autoshard.trace.variants import AS_WRITTEN, NOTHING_TO_CHANGE, Variant, Variants
 
 # More microbatches than this are launches and little else; so are this many times the microbatches
 # of a form that fits.
@@ -62,12 +63,17 @@ def choose(
     """
     if "auto" not in (options.remat, options.microbatch):
         assert not isinstance(options.microbatch, str)
-        only = Variant(options.microbatch, bool(options.remat))
+        only = Variant(options.microbatch, _word(options.remat))
         done = _planned(variants, only, limit_bytes, options.time_limit_s, search)
-        if only.remat and not variants.rematerialises(only.microbatches):
-            done = _noted(done, NOTHING_TO_REMATERIALISE)
+        if only.remat != AS_WRITTEN and not variants.changes(only.remat):
+            done = _noted(done, NOTHING_TO_CHANGE[only.remat])
         return done
     return _Choice(variants, options, limit_bytes, search, tell).run()
+
+
+def _word(remat: bool | str) -> str:
+    """The form that an option other than "auto" asks for."""
+    return remat if isinstance(remat, str) else "full" if remat else AS_WRITTEN
 
 
 def _planned(
@@ -91,8 +97,8 @@ class _Choice:
         rivals: the others, as the report shows them.
         bound_s: nothing that was searched is faster.
         refused: of forms that do not fit.
-        least_count: by remat, the least microbatches that may fit.
-        before_s: by remat, how fast the form with fewer microbatches is.
+        least_count: by what is computed again, the least microbatches that may fit, once known.
+        before_s: likewise, how fast the form with fewer microbatches is.
         notes: for people, in the plan.
     """
 
@@ -111,8 +117,8 @@ class _Choice:
         self.rivals: list[Rival] = []
         self.bound_s = float("inf")
         self.refused: list[tuple[Variant, InfeasibleError]] = []
-        self.least_count = {False: 1, True: 1}
-        self.before_s = {False: float("inf"), True: float("inf")}
+        self.least_count: dict[str, int] = {}
+        self.before_s: dict[str, float] = {}
         self.notes: list[str] = []
 
     def run(self) -> Candidate:
@@ -152,9 +158,14 @@ class _Choice:
             self.notes.append(f"not taken in microbatches: {error}")
             return [1]
 
-    def _remats(self) -> tuple[bool, ...]:
+    def _remats(self) -> tuple[str, ...]:
         asked = self.options.remat
-        return (False, True) if isinstance(asked, str) else (asked,)
+        if asked != "auto":
+            return (_word(asked),)
+        found = self.variants.remats()
+        if found == (AS_WRITTEN,):
+            self.notes.append(NOTHING_TO_CHANGE["full"])
+        return found
 
     def _is_worth_it(self, variant: Variant) -> bool:
         """Whether a form may fit, and may be faster than the best that does.
@@ -163,7 +174,7 @@ class _Choice:
             MicrobatchError: the step cannot be taken in so many microbatches.
         """
         count, remat = variant.microbatches, variant.remat
-        if count < self.least_count[remat]:
+        if count < self.least_count.get(remat, 1):
             return False
         if self.best is not None:
             late = time.monotonic() > self.deadline
@@ -173,15 +184,12 @@ class _Choice:
                 or self._is_getting_slower(remat)
             ):
                 return False
-        if remat and not self.variants.rematerialises(count):
-            self.notes.append(NOTHING_TO_REMATERIALISE)
-            return self.options.remat is True
         return True
 
-    def _is_getting_slower(self, remat: bool) -> bool:
+    def _is_getting_slower(self, remat: str) -> bool:
         """Whether the last form of this kind that fits is slower than the best: more cost more."""
         assert self.best is not None
-        last_s = self.before_s[remat]
+        last_s = self.before_s.get(remat, float("inf"))
         return last_s < float("inf") and last_s > self.best.plan.prediction.step_s
 
     def _plan(self, variant: Variant, limit_bytes: float) -> Candidate:

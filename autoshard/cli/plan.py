@@ -12,7 +12,7 @@ from typing import Any
 
 from autoshard.cli.show import show
 from autoshard.cli.verb import UsageError, Verb, resolve
-from autoshard.options import parse_size
+from autoshard.options import REMAT_WORDS, parse_size
 from autoshard.plan.model import Plan
 
 PLAN = "autoshard.api:plan"
@@ -50,8 +50,8 @@ def form_and_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remat",
         type=remat,
-        metavar="yes|no|auto",
-        help="compute residuals of scanned layers again in the backward pass",
+        metavar="no|none|selective|full|auto",
+        help="what the backward pass computes again of scanned layers; no: what the step says",
     )
     parser.add_argument(
         "--microbatch",
@@ -174,10 +174,10 @@ def seconds(text: str) -> float:
 
 
 def remat(text: str) -> bool | str:
-    """`"yes"`, `"no"` or `"auto"`."""
-    words: dict[str, bool | str] = {"yes": True, "no": False, "auto": "auto"}
+    """`"yes"`, `"no"`, or one of the words that the option takes."""
+    words: dict[str, bool | str] = {"no": False, "yes": True} | {w: w for w in REMAT_WORDS}
     if text not in words:
-        raise argparse.ArgumentTypeError(f"{text!r} is no answer; write yes, no or auto")
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
     return words[text]
 
 

@@ -91,7 +91,7 @@ class Replay:
             # The plan keeps what the user said, and says it on the mesh that was chosen.
             return values
         params = dict(eqn.params)
-        if name in _compat.REMAT_NAMES:
+        if name in _compat.REMAT_BODIES:
             params["jaxpr"], hoisted = _compat.without_consts(self._body(params["jaxpr"], at))
             values = [*hoisted, *values]
         elif name == "scan":

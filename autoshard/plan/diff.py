@@ -132,17 +132,13 @@ def _identity(before: Plan, after: Plan) -> Iterator[Change]:
             units.size(after.machine.memory_limit_bytes),
         ),
         ("strategy", before.strategy, after.strategy),
-        ("remat", _yes(before.remat), _yes(after.remat)),
+        ("remat", before.remat, after.remat),
         ("microbatches", str(before.microbatches), str(after.microbatches)),
         ("mesh", str(before.mesh), str(after.mesh)),
     )
     yield from (Change(*row) for row in rows if row[1] != row[2])
     if str(before.mesh) == str(after.mesh) and before.mesh.device_order != after.mesh.device_order:
         yield Change("order of devices on the mesh", *map(_order, (before, after)))
-
-
-def _yes(said: bool) -> str:
-    return "yes" if said else "no"
 
 
 def _order(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from autoshard.program.spec import Spec
 if TYPE_CHECKING:
     from autoshard.plan.diff import PlanDiff
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +220,10 @@ class Plan:
     `strategy` is "auto" or an expert strategy's name; `notes` are things a person must know, such
     as primitives that were kept whole; `versions` maps packages to versions.
 
-    The program is run as `remat` and `microbatches` say: scanned layers rematerialised or not, and
-    the batch in so many parts, one after the other. Constraints speak of the program so rewritten,
-    `program` of the one it was made from.
+    The program is run as `remat` and `microbatches` say: what backward loops of scanned layers
+    compute again ("as written", "none", "selective" or "full"), and the batch in so many parts, one
+    after the other. Constraints speak of the program so rewritten, `program` of the one it was made
+    from.
     """
 
     program: ProgramKey
@@ -237,7 +238,7 @@ class Plan:
     strategy: str = "auto"
     notes: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
-    remat: bool = False
+    remat: str = "as written"
     microbatches: int = 1
     schema: int = SCHEMA_VERSION
 

@@ -81,13 +81,20 @@ def _facts(plan: Plan) -> Iterator[Fact]:
     yield _certificate(plan)
 
 
+REMAT_SAID = {
+    "none": "scanned layers not rematerialised",
+    "selective": "scanned layers rematerialised but for long products",
+    "full": "scanned layers rematerialised",
+}
+
+
 def rewrites(plan: Plan) -> str:
     """How the program that runs differs from the one written; "" where it does not."""
     said = []
     if plan.microbatches > 1:
         said.append(f"{plan.microbatches} microbatches, gradients accumulated")
-    if plan.remat:
-        said.append("scanned layers rematerialised")
+    if plan.remat in REMAT_SAID:
+        said.append(REMAT_SAID[plan.remat])
     return "; ".join(said)
 
 

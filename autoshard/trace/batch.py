@@ -165,7 +165,7 @@ class Batch:
         reads = [_agreed(x, y, big) for x, y in zip(big.invars, small.invars, strict=True)]
         small = small.replace(invars=reads)
         parameter = _compat.INLINE_BODIES.get(name)
-        if name in _compat.REMAT_NAMES:
+        if name in _compat.REMAT_BODIES:
             parameter = "jaxpr"
         if name == "scan":
             return self._scan(big, small, states)

@@ -16,7 +16,7 @@ from typing import Any
 from autoshard import _compat
 from autoshard.plan import units
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import Env, atom, inlined, readers, renamed
+from autoshard.trace.surgery import Env, atom, inlined, mirrored, readers, renamed, stacking
 
 # Lines of a loop body that a note names.
 _SHOWN = 4
@@ -83,7 +83,9 @@ def _rewritten(
             taken = _residuals(closed.jaxpr.eqns, reads, f, b)
             if taken:
                 done.append(_described(eqns[f], taken))
-                eqns[f], saved = _saving(eqns[f])
+                carries = _carries(eqns[f])
+                eqns[f], stacks = stacking(eqns[f], carries)
+                saved = [stacks[v] for v in carries]
                 eqns[b] = _recomputing(eqns[f], eqns[b], taken, saved)
     if not done:
         return closed, ()
@@ -104,7 +106,7 @@ def _residuals(
         b: and of the second.
     """
     forward, backward = eqns[f], eqns[b]
-    if not _mirrored(forward, backward) or forward.effects or backward.effects:
+    if not mirrored(forward, backward) or forward.effects or backward.effects:
         return {}
     p = backward.params
     scanned = set(map(id, backward.invars[p["num_consts"] + p["num_carry"] :]))
@@ -126,35 +128,21 @@ def _made(value: Any, made: set[Any]) -> bool:
     return not isinstance(value, _compat.Literal) and value in made
 
 
-def _mirrored(forward: _compat.JaxprEqn, other: _compat.JaxprEqn) -> bool:
-    """Whether two equations are loops of equal length that run in opposite directions."""
-    if forward.primitive.name != "scan" or other.primitive.name != "scan":
-        return False
-    p, q = forward.params, other.params
-    return bool(p["length"] == q["length"] and p["reverse"] != q["reverse"])
+def _carries(loop: _compat.JaxprEqn) -> list[Any]:
+    """What goes into each trip of a loop, as its body calls it."""
+    p = loop.params
+    arguments = p["jaxpr"].jaxpr.invars
+    return list(arguments[p["num_consts"] : p["num_consts"] + p["num_carry"]])
 
 
 def _is_scanned(
     eqns: Sequence[_compat.JaxprEqn], forward: _compat.JaxprEqn, at: int | None, slot: int
 ) -> bool:
     """Whether a read of one of the loop's results is by a mirrored loop, slice by slice."""
-    if at is None or not _mirrored(forward, eqns[at]):
+    if at is None or not mirrored(forward, eqns[at]):
         return False
     p = eqns[at].params
     return bool(slot >= p["num_consts"] + p["num_carry"])
-
-
-def _saving(forward: _compat.JaxprEqn) -> tuple[_compat.JaxprEqn, list[Any]]:
-    """The loop with the carries that go into each trip among its results, and these."""
-    p, closed = forward.params, forward.params["jaxpr"]
-    body = closed.jaxpr
-    carries = body.invars[p["num_consts"] : p["num_consts"] + p["num_carry"]]
-    saved = [_compat.new_var(_compat.stacked_aval(v.aval, p["length"])) for v in carries]
-    longer = _compat.new_jaxpr(
-        body, body.constvars, body.invars, [*body.outvars, *carries], body.eqns
-    )
-    params = {**p, "jaxpr": _compat.ClosedJaxpr(longer, closed.consts)}
-    return forward.replace(outvars=[*forward.outvars, *saved], params=params), saved
 
 
 def _recomputing(
@@ -198,11 +186,9 @@ def _recomputing(
             *saved,
             *forward.invars[m:],
         ],
-        params={
-            **q,
-            "jaxpr": _compat.ClosedJaxpr(body, [*q["jaxpr"].consts, *p["jaxpr"].consts]),
-            "num_consts": start + n,
-        },
+        params=_compat.scan_params(
+            q, _compat.ClosedJaxpr(body, [*q["jaxpr"].consts, *p["jaxpr"].consts]), start + n
+        ),
     )
     return looped
 

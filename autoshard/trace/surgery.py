@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoshard import _compat
 from autoshard.trace.source import user_line
+from autoshard.trace.walk import itemsize_bytes
 
 Env = dict[Any, Any]
 
@@ -32,12 +34,21 @@ def renamed(eqns: Iterable[_compat.JaxprEqn], env: Env) -> list[_compat.JaxprEqn
     return out
 
 
-def inlined(closed: _compat.ClosedJaxpr) -> _compat.ClosedJaxpr:
+def inlined(
+    closed: _compat.ClosedJaxpr, *, remat: bool = False, remat_in_loops: bool = False
+) -> _compat.ClosedJaxpr:
     """Bodies that run exactly once spliced in place, in bodies of scans too.
 
     Walking and replay do the same on the fly; a rewrite needs to see producer and reader in one
     list of equations.
+
+    Args:
+        closed: any program.
+        remat: whether regions of `jax.checkpoint` are opened as well: the compiler may then find
+            that both passes compute the same, and keep it.
+        remat_in_loops: the same of those in bodies of scans, between which it finds nothing.
     """
+    bodies = {**_compat.INLINE_BODIES, **(_compat.REMAT_BODIES if remat else {})}
     env: Env = {}
     constvars, consts = list(closed.jaxpr.constvars), list(closed.consts)
     eqns: list[_compat.JaxprEqn] = []
@@ -49,10 +60,12 @@ def inlined(closed: _compat.ClosedJaxpr) -> _compat.ClosedJaxpr:
                 # Bodies that JAX keeps between calls no longer know who called.
                 info = _compat.under(eqn, outer, keep_line=bool(user_line(eqn)))
                 placed = eqn.replace(source_info=info)
-            parameter = _compat.INLINE_BODIES.get(eqn.primitive.name)
+            parameter = bodies.get(eqn.primitive.name)
             if parameter is None or parameter not in eqn.params:
                 if eqn.primitive.name == "scan":
-                    looped = inlined(eqn.params["jaxpr"])
+                    looped = inlined(
+                        eqn.params["jaxpr"], remat=remat_in_loops, remat_in_loops=remat_in_loops
+                    )
                     placed = placed.replace(params={**eqn.params, "jaxpr": looped})
                 eqns.extend(renamed([placed], env))
                 continue
@@ -83,3 +96,49 @@ def readers(jaxpr: _compat.Jaxpr) -> dict[Any, list[tuple[int | None, int]]]:
         note(eqn.invars, index)
     note(jaxpr.outvars, None)
     return table
+
+
+def mirrored(forward: _compat.JaxprEqn, other: _compat.JaxprEqn) -> bool:
+    """Whether two equations are loops of equal length that run in opposite directions."""
+    if forward.primitive.name != "scan" or other.primitive.name != "scan":
+        return False
+    p, q = forward.params, other.params
+    return bool(p["length"] == q["length"] and p["reverse"] != q["reverse"])
+
+
+def stacking(
+    loop: _compat.JaxprEqn, values: Sequence[Any]
+) -> tuple[_compat.JaxprEqn, dict[Any, Any]]:
+    """A scan with values of its body stacked among its results.
+
+    Args:
+        loop: the scan.
+        values: variables of its body; those that it stacks already are not stacked again.
+
+    Returns:
+        The loop, and for each value the variable that holds its stack.
+    """
+    p, closed = loop.params, loop.params["jaxpr"]
+    body, n = closed.jaxpr, p["num_carry"]
+    stacks = {
+        inside: outside
+        for inside, outside in zip(body.outvars[n:], loop.outvars[n:], strict=True)
+        if not isinstance(inside, _compat.Literal)
+    }
+    fresh = [v for v in dict.fromkeys(values) if v not in stacks]
+    made = [_compat.new_var(_compat.stacked_aval(v.aval, p["length"])) for v in fresh]
+    stacks.update(zip(fresh, made, strict=True))
+    longer = _compat.new_jaxpr(
+        body, body.constvars, body.invars, [*body.outvars, *fresh], body.eqns
+    )
+    params = {**p, "jaxpr": _compat.ClosedJaxpr(longer, closed.consts)}
+    return (
+        loop.replace(outvars=[*loop.outvars, *made], params=params),
+        {v: stacks[v] for v in values},
+    )
+
+
+def size_bytes_of(value: Any) -> float:
+    """Of a whole variable or literal; 0 of what is no array."""
+    shape = getattr(value.aval, "shape", None)
+    return 0.0 if shape is None else math.prod(shape) * itemsize_bytes(value.aval.dtype)

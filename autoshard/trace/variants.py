@@ -1,17 +1,56 @@
-"""One step in several forms: with layers rematerialised or not, in so many microbatches."""
+"""One step in several forms: what its backward loops compute again, in so many microbatches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoshard import _compat
+from autoshard.trace import keeping
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, in_microbatches
 from autoshard.trace.remat import rematerialised
 
-NOTHING_TO_REMATERIALISE = (
-    "nothing was rematerialised: no scanned layers keep values for the backward pass that could be"
-    " computed again"
-)
+AS_WRITTEN = "as written"
+# Result, and a line for each loop that was changed.
+Rewrite = Callable[[_compat.ClosedJaxpr], tuple[_compat.ClosedJaxpr, tuple[str, ...]]]
+
+
+def _none(closed: _compat.ClosedJaxpr) -> tuple[_compat.ClosedJaxpr, tuple[str, ...]]:
+    found, done = keeping.keeping(closed, keeping.everything)
+    return found, tuple(map(str, done))
+
+
+def _full(closed: _compat.ClosedJaxpr) -> tuple[_compat.ClosedJaxpr, tuple[str, ...]]:
+    found, done = rematerialised(closed)
+    return found, tuple(map(str, done))
+
+
+def _selective(closed: _compat.ClosedJaxpr) -> tuple[_compat.ClosedJaxpr, tuple[str, ...]]:
+    again, less = _full(closed)
+    found, more = keeping.keeping(again, keeping.products)
+    return (found, (*less, *map(str, more))) if more else (closed, ())
+
+
+# What the backward loops of scanned layers compute again -> how a step is made to. In the order of
+# how much: "selective" is Korthikanti et al. 2022's word (arXiv:2205.05198).
+REMATS: dict[str, Rewrite] = {
+    "none": _none,
+    "selective": _selective,
+    AS_WRITTEN: lambda closed: (closed, ()),
+    "full": _full,
+}
+NOTHING_TO_CHANGE = {
+    "none": "scanned layers compute nothing again in the backward pass as it is",
+    "selective": (
+        "nothing was rematerialised: no scanned layers keep, or compute again, what could be told"
+        " apart"
+    ),
+    "full": (
+        "nothing was rematerialised: no scanned layers keep values for the backward pass that could"
+        " be computed again"
+    ),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -20,15 +59,16 @@ class Variant:
 
     Attributes:
         microbatches: how many parts the batch is taken in, one after the other.
-        remat: whether the backward loops of scanned layers compute residuals again.
+        remat: what backward loops of scanned layers compute again; a key of `REMATS`.
     """
 
     microbatches: int = 1
-    remat: bool = False
+    remat: str = AS_WRITTEN
 
     def __str__(self) -> str:
         parts = [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
-        return ", ".join([*parts, *(["remat"] if self.remat else [])]) or "as written"
+        remat = [f"remat {self.remat}"] if self.remat != AS_WRITTEN else []
+        return ", ".join([*parts, *remat]) or AS_WRITTEN
 
 
 PLAIN = Variant()
@@ -52,13 +92,11 @@ class Variants:
         return self._made[variant]
 
     def _make(self, variant: Variant) -> Traced:
-        if not variant.remat:
+        if variant.remat == AS_WRITTEN:
             return in_microbatches(self.plain, variant.microbatches)
         whole = self.of(Variant(variant.microbatches))
-        closed, done = rematerialised(whole.closed)
-        if not done:
-            return whole
-        return rewritten(whole, closed, tuple(map(str, done)))
+        closed, done = REMATS[variant.remat](whole.closed)
+        return rewritten(whole, closed, done) if done else whole
 
     def counts(self) -> tuple[int, ...]:
         """Powers of two, from 2, that divide the batch into microbatches.
@@ -70,7 +108,10 @@ class Variants:
         powers = (2**i for i in range(1, size.bit_length()))
         return tuple(n for n in powers if size % n == 0 and size // n >= 2)
 
-    def rematerialises(self, microbatches: int = 1) -> bool:
-        """Whether rematerialising changes anything."""
-        plain = Variant(microbatches)
-        return self.of(Variant(microbatches, remat=True)) is not self.of(plain)
+    def changes(self, remat: str) -> bool:
+        """Whether computing more or less again changes anything."""
+        return self.of(Variant(remat=remat)) is not self.plain
+
+    def remats(self) -> tuple[str, ...]:
+        """The forms that differ, in the order of how much they compute again."""
+        return tuple(word for word in REMATS if word == AS_WRITTEN or self.changes(word))

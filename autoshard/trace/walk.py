@@ -131,7 +131,7 @@ class Walker:
         name = eqn.primitive.name
         if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
             return self._inline(eqn, eqn.params[_compat.INLINE_BODIES[name]], values, region, at)
-        if name in _compat.REMAT_NAMES:
+        if name in _compat.REMAT_BODIES:
             inner = self._region(region, "remat", at)
             return self._inline(eqn, eqn.params["jaxpr"], values, inner, at)
         if name == "scan":

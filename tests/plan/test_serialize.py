@@ -43,7 +43,7 @@ def test_files(tmp_path):
 
 def test_text_is_made_for_people():
     text = to_json(make_plan())
-    assert text.startswith('{\n  "schema": 1,\n')
+    assert text.startswith('{\n  "schema": 2,\n')
     assert '"spec": [null, ["data", "tensor"]]' in to_json(with_joint_spec())
     assert max(map(len, text.splitlines())) <= 160
     # A change of one spec is a change of one line.
@@ -79,7 +79,7 @@ def test_long_lists_of_scalars_are_filled_not_stacked():
         (edited(schema=0), ["`schema` is 0", "plan again"]),
         (edited(schema="x"), ['`schema` is "x"', "plan again"]),
         (edited(schema=True), ["`schema` is true"]),
-        ('{"schema": 1}', ["missing required field `program`", "plan again"]),
+        ('{"schema": 2}', ["missing required field `program`", "plan again"]),
         (edited(certificate={"status": "optimal"}), ["`certificate`", "`lower_bound_s`"]),
         (edited(nots=[]), ["unknown field `nots`"]),
         (edited(notes=[1]), ["`notes[0]`", "Expected `str`"]),

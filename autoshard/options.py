@@ -41,7 +41,7 @@ class Options:
         strategy: "auto", or an expert layout: "zero3", "megatron", "zero1+sequence_parallel", ...
         intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
         remat: what backward loops of scanned layers compute again: False (what the step says),
-            True or "full" (all residuals), "selective" (all but long products and small sums),
+            True or "full" (all residuals), "selective" (all but long products),
             "none" (nothing, `jax.checkpoint` undone), "auto" for what is predicted fastest within
             the memory limit.
         microbatch: into how many microbatches the batch is split, gradients accumulated over them;

@@ -65,9 +65,7 @@ def _arguments_alike(
     sliced.update(_by_variable(*made))
     same: dict[Any, Any] = {}
     for table, low, high in ((constant, 0, start), (sliced, end, len(backward.invars))):
-        for outside, inside in zip(
-            backward.invars[low:high], second.invars[low:high], strict=True
-        ):
+        for outside, inside in zip(backward.invars[low:high], second.invars[low:high], strict=True):
             if not isinstance(outside, _compat.Literal) and outside in table:
                 same[inside] = numbers.get(table[outside], table[outside])
     return same

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from autoshard import _compat
 from autoshard.plan import units
-from autoshard.trace.source import user_line
 from autoshard.trace.alike import computed_alike
+from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, atom, inlined, mirrored, size_bytes_of, stacking
 
 # Made of what they read at no cost but memory traffic: kept, they only take room.
@@ -29,8 +28,6 @@ _VIEWS = frozenset(
 # and a result of two bytes is moved twice. Attention's products over heads are on the one side,
 # products with weights on the other.
 _LONG_SUM = 256
-# Results of reductions this many times smaller than what they read are kept with the products.
-_SMALL = 16
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,21 @@ def everything(eqn: _compat.JaxprEqn) -> bool:
 
 
 def products(eqn: _compat.JaxprEqn) -> bool:
-    """Whether a result takes longer to compute again than to keep: long products, small sums."""
+    """Whether a result takes longer to compute again than to keep: products over many terms.
+
+    Sums and maxima take little room, but they are not kept: compilers fuse them with what they sum
+    up, and a row's maximum that is read splits what attention computes again into more passes over
+    its scores (compiled for v5e: 13.9 ms a layer of GPT-1.3B in place of 13.0).
+    """
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         shape = _compat.shape_of(eqn.invars[0])
-        return math.prod(shape[d] for d in contracted) > _LONG_SUM
+        return math.prod([int(shape[d]) for d in contracted]) > _LONG_SUM
     if eqn.primitive.name == "conv_general_dilated":
         out_features = eqn.params["dimension_numbers"].rhs_spec[0]
         shape = _compat.shape_of(eqn.invars[1])
         return math.prod(shape) // max(1, shape[out_features]) > _LONG_SUM
-    if eqn.primitive.name in _VIEWS or not eqn.invars:
-        return False
-    reads = sum(size_bytes_of(v) for v in eqn.invars)
-    return sum(size_bytes_of(v) for v in eqn.outvars) * _SMALL <= reads
+    return False
 
 
 def keeping(
@@ -137,9 +136,7 @@ def _kept(
     if not worth:
         return None
     slices: Env = {value: _compat.new_var(value.aval) for value in worth.values()}
-    body, slices = _reading(
-        backward, {v: slices[value] for v, value in worth.items()}, slices
-    )
+    body, slices = _reading(backward, {v: slices[value] for v, value in worth.items()}, slices)
     if not slices:
         return None
     longer, stacks = stacking(forward, tuple(slices))
@@ -152,12 +149,14 @@ def _kept(
         ),
     )
     size_bytes = sum(size_bytes_of(stacks[value]) for value in slices)
-    return longer, looped, Kept(user_line(forward), forward.params["length"], len(slices), size_bytes)
+    return (
+        longer,
+        looped,
+        Kept(user_line(forward), forward.params["length"], len(slices), size_bytes),
+    )
 
 
-def _reading(
-    backward: _compat.JaxprEqn, replaced: Env, slices: Env
-) -> tuple[_compat.Jaxpr, Env]:
+def _reading(backward: _compat.JaxprEqn, replaced: Env, slices: Env) -> tuple[_compat.Jaxpr, Env]:
     """The backward body reading slices in place of some values, and the slices it does read."""
     body = backward.params["jaxpr"].jaxpr
     eqns = [

@@ -97,7 +97,8 @@ def _bout(case: Case, args: argparse.Namespace, where: str) -> Bout:
             rows.append(Row(name, remark=own.first_line(error)))
             continue
         mesh = ", ".join(f"{k} {n}" for k, n in found.plan.mesh.sizes.items() if n > 1)
-        mesh += " remat" * found.plan.remat
+        if found.plan.remat != "as written":
+            mesh += f" remat {found.plan.remat}"
         mesh += f" /{found.plan.microbatches}" * (found.plan.microbatches > 1)
         order = found.plan.mesh.device_order
         rows.append(_row(name, mesh, found.planning_s, found.compiled, machine, order))

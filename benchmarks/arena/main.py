@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autoshard.machine import Machine
     from benchmarks.arena.cases import Case
     from benchmarks.arena.compiled import Compiled
-    from benchmarks.arena.summary import Bout, Row, Summary
+    from benchmarks.arena.summary import Bout, Results, Row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; what was compiled is kept", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(130)  # a compiler may be at work in a thread, and nothing stops it otherwise
-    whole = summary.summary(bouts)
     if args.json:
-        print(msgspec.json.format(_encoded(argv, bouts, whole), indent=1).decode())
+        text = msgspec.json.encode(_results(argv, bouts))
+        print(msgspec.json.format(text, indent=1).decode())
     else:
-        print(summary.told(whole))
+        print(summary.told(summary.summary(bouts)))
     return 0
 
 
@@ -72,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only-compiled", action="store_true", help="compile nothing anew")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="keep the results as JSON")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="keep the results as JSON; bouts of other cases that FILE holds stay in it",
+    )
     return parser
 
 
@@ -165,18 +170,17 @@ def _digits(seconds: float) -> float:
     return round(seconds, 6)
 
 
-def _encoded(argv: Sequence[str] | None, bouts: Sequence[Bout], whole: Summary) -> bytes:
+def _results(argv: Sequence[str] | None, bouts: Sequence[Bout]) -> Results:
     from benchmarks.arena.peer_xla import PACKAGES
+    from benchmarks.arena.summary import Results, summary
 
     command = ["python -m benchmarks arena", *(sys.argv[2:] if argv is None else argv)]
     own = {name: version(name) for name in ("jax", "jaxlib", "libtpu")}
-    return msgspec.json.encode(
-        {
-            "command": " ".join(command),
-            "compilers": {"autoshard": own, "XLA AUTO": list(PACKAGES)},
-            "summary": whole,
-            "bouts": bouts,
-        }
+    return Results(
+        commands=(" ".join(command),),
+        compilers={"autoshard": own, "XLA AUTO": list(PACKAGES)},
+        summary=summary(bouts),
+        bouts=tuple(bouts),
     )
 
 
@@ -184,12 +188,14 @@ def _write(file: Path | None, argv: Sequence[str] | None, bouts: Sequence[Bout])
     """After every bout, so that an interrupt costs one."""
     if file is None:
         return
-    from benchmarks.arena.summary import summary
+    from benchmarks.arena.summary import Results
 
+    found = _results(argv, bouts)
+    if file.exists():
+        found = found.beside(msgspec.json.decode(file.read_bytes(), type=Results))
     partial = file.with_suffix(f".{os.getpid()}")
     try:
-        text = msgspec.json.format(_encoded(argv, bouts, summary(bouts)), indent=1)
-        partial.write_bytes(text + b"\n")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -185,3 +186,36 @@ def _ms(seconds: float | None) -> str:
 
 def _number(value: float | None, digits: int, unit: str) -> str:
     return "" if value is None else f"{value:.{digits}f}{unit}"
+
+
+class Results(msgspec.Struct, frozen=True):
+    """What a file of results holds.
+
+    Attributes:
+        commands: that made it, each the bouts that it names.
+        compilers: packages and versions, by who used them.
+        summary: of all bouts.
+        bouts: in the order in which they were fought.
+    """
+
+    commands: tuple[str, ...]
+    compilers: dict[str, Any]
+    summary: Summary
+    bouts: tuple[Bout, ...]
+
+    def beside(self, before: Results) -> Results:
+        """These results, and bouts of other cases that were fought before.
+
+        Raises:
+            ValueError: other compilers judged those.
+        """
+        if before.compilers != self.compilers:
+            raise ValueError(
+                f"the results that stand there were compiled by {before.compilers}, these by"
+                f" {self.compilers}: write them to another file"
+            )
+        fought = {(bout.case, bout.on, bout.batch_size) for bout in self.bouts}
+        stay = [b for b in before.bouts if (b.case, b.on, b.batch_size) not in fought]
+        bouts = (*stay, *self.bouts)
+        commands = tuple(dict.fromkeys((*before.commands, *self.commands)))
+        return Results(commands, self.compilers, summary(bouts), bouts)

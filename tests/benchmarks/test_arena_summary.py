@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.arena.judge import geometric_mean
-from benchmarks.arena.summary import Bout, Row, kind_of, line, summary, table, told
+from benchmarks.arena.summary import Bout, Results, Row, kind_of, line, summary, table, told
 
 
 def _row(who: str, step_s: float, fits: bool = True) -> Row:
@@ -68,3 +68,23 @@ def test_the_table_says_who_does_not_fit_and_why_there_are_no_numbers() -> None:
     assert lines[3].endswith("2.000")
     assert lines[4].endswith("StrategyError: no experts")
     assert "1.00 GiB" in line(_row("auto", 1.0), None)
+
+
+def test_bouts_that_were_not_fought_again_stay() -> None:
+    compilers = {"autoshard": {"jax": "1"}}
+
+    def results(*bouts: Bout, command: str) -> Results:
+        return Results((command,), compilers, summary(bouts), bouts)
+
+    old, other = Bout("a", "v5e:2x4", 8, (_row("auto", 1.0),)), Bout("b", "v5e:2x4", 8, ())
+    new = Bout("a", "v5e:2x4", 8, (_row("auto", 2.0), _row("zero3", 1.0)))
+    found = results(new, command="two").beside(results(old, other, command="one"))
+    assert found.bouts == (other, new)
+    assert found.commands == ("one", "two")
+    assert found.summary.worst == 2.0
+
+
+def test_results_of_other_compilers_are_not_mixed() -> None:
+    one, two = (Results((), {"autoshard": {"jax": v}}, summary(()), ()) for v in "12")
+    with pytest.raises(ValueError, match="write them to another file"):
+        one.beside(two)

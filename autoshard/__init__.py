@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autoshard.plan.store import load_plan as load_plan
     from autoshard.plan.store import save_plan as save_plan
     from autoshard.program.spec import Spec as Spec
+    from autoshard.rules.kernels import rule as rule
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _PUBLIC = {
     "pin": "autoshard.intent:pin",
     "prefer": "autoshard.intent:prefer",
     "tie": "autoshard.intent:tie",
+    "rule": "autoshard.rules.kernels:rule",
     "Machine": "autoshard.machine.model:Machine",
     "Plan": "autoshard.plan.model:Plan",
     "Spec": "autoshard.program.spec:Spec",

@@ -13,6 +13,7 @@ import jax
 from jax._src import core as _core
 from jax._src import source_info_util as _source_info
 from jax._src.interpreters import partial_eval as _partial_eval
+from jax._src.interpreters import pxla as _pxla
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import core as _excore
 
@@ -24,6 +25,8 @@ Literal = _excore.Literal
 
 # Primitives whose body runs exactly once where they stand: name -> parameter holding the body.
 INLINE_BODIES = {
+    "composite": "jaxpr",
+    "custom_vmap_call": "call",
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -40,6 +43,28 @@ def open_body(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
     if isinstance(body, ClosedJaxpr):
         return body.jaxpr, body.consts
     return body, ()
+
+
+def inlined_body(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any], tuple[int, ...]] | None:
+    """The body that an equation runs exactly once and that can stand in its place.
+
+    Derivatives and batching have been taken when a step is traced, so rules for them don't matter
+    any more, and a linear solve is what its solver does.
+
+    Returns:
+        The body, its constants, and which operands of the equation it takes; None without one.
+    """
+    name = eqn.primitive.name
+    if name == "custom_linear_solve":
+        lengths = eqn.params["const_lengths"]
+        before, own = lengths.matvec + lengths.vecmat, lengths.solve
+        after = before + own + lengths.transpose_solve
+        operands = (*range(before, before + own), *range(after, len(eqn.invars)))
+        return *open_body(eqn.params["jaxprs"].solve), operands
+    body = eqn.params.get(INLINE_BODIES.get(name, ""))
+    if body is None:
+        return None
+    return *open_body(body), tuple(range(len(eqn.invars)))
 
 
 # Primitives by which a user says a layout: name -> parameter holding the sharding.
@@ -74,6 +99,25 @@ def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
     n_out = len(closed.jaxpr.outvars)
     jaxpr, _ = _partial_eval.dce_jaxpr(closed.jaxpr, [True] * n_out, instantiate=True)
     return ClosedJaxpr(jaxpr, closed.consts)
+
+
+_REFERENCES = frozenset({"empty_ref", "new_ref", "ref"})
+
+
+def without_references(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The program with arrays that it makes mutable inside (`jax.new_ref`) turned into values."""
+    if not any(eqn.primitive.name in _REFERENCES for eqn in all_equations(closed.jaxpr)):
+        return closed
+    discharged: ClosedJaxpr = _pxla._discharge_internal_refs(closed)
+    return discharged
+
+
+def all_equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Equations, with those of the bodies inside them."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in _excore.jaxprs_in_params(eqn.params):
+            yield from all_equations(inner)
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:

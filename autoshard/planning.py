@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,7 +131,8 @@ def _meshes_for(program: Program, mesh: Any, machine: Machine) -> Sequence[Logic
     except MachineError as error:
         said = " x ".join(f"{name} {size}" for name, size in own.items())
         raise IntentError(
-            f"sharding constraints inside {program.name!r} are on a mesh {said}: {error}"
+            f"sharding constraints or shard_map inside {program.name!r} are on a mesh {said}:"
+            f" {error}"
         ) from error
 
 
@@ -269,10 +270,23 @@ def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, stra
         strategy=strategy,
         notes=(
             *(f"no sharding rule, kept whole: {line}" for line in unknown_primitives(program)),
+            *_manual(program, answer.numbers.mesh.sizes),
             *_undivided(answer),
         ),
         versions=versions(),
     )
+
+
+def _manual(program: Program, sizes: Mapping[str, int]) -> Iterator[str]:
+    """One line per place where users lay out code themselves."""
+    for op in {op.source: op for op in program.ops if op.manual is not None}.values():
+        assert op.manual is not None
+        at = f"{op.kind} at {op.source}"
+        if op.manual.is_for(sizes):
+            yield f"{at} is laid out as written; what it computes and sends inside is not predicted"
+        else:
+            mesh = " x ".join(f"{name} {size}" for name, size in op.manual.mesh_sizes)
+            yield f"{at} is written for a mesh {mesh}: what it reads and makes is kept whole"
 
 
 def _undivided(answer: Answer) -> Iterator[str]:

@@ -95,7 +95,7 @@ def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) 
         if key_of(dynamic, names) != key:
             raise OtherSignature
         leaves = jax.tree_util.tree_leaves(dynamic)
-        results = Replay(table).run(traced.closed.jaxpr, traced.closed.consts, leaves)
+        results = Replay(table, mesh).run(traced.closed.jaxpr, traced.closed.consts, leaves)
         return jax.tree_util.tree_unflatten(out_tree, results)
 
     run.__name__ = run.__qualname__ = traced.program.name

@@ -22,10 +22,11 @@ class Replay:
 
     Args:
         table: (at, slot) -> what to impose there.
+        mesh: that the plan is for.
     """
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    def __init__(self, table: Table, mesh: jax.sharding.Mesh) -> None:
+        self.table, self.mesh = table, mesh
         self.used: set[tuple[str, str]] = set()
         # (id of a value, how manyth time) -> the value, held so that its id stays its own, and
         # the same value as XLA is to see it that time.
@@ -84,13 +85,16 @@ class Replay:
 
     def _eqn(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
         name = eqn.primitive.name
-        if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
-            jaxpr, consts = _compat.open_body(eqn.params[_compat.INLINE_BODIES[name]])
-            return self.run(jaxpr, consts, values, f"{at}/")
+        inlined = _compat.inlined_body(eqn)
+        if inlined is not None:
+            jaxpr, consts, operands = inlined
+            return self.run(jaxpr, consts, [values[k] for k in operands], f"{at}/")
         if name in _compat.CONSTRAINTS and _compat.constrained_dims(eqn) is not None:
             # The plan keeps what the user said, and says it on the mesh that was chosen.
             return values
         params = dict(eqn.params)
+        if name == "shard_map" and _sizes(params["mesh"]) == _sizes(self.mesh):
+            params["mesh"] = self.mesh  # the author's, but for the order of its devices
         if name in _compat.REMAT_BODIES:
             params["jaxpr"], hoisted = _compat.without_consts(self._body(params["jaxpr"], at))
             values = [*hoisted, *values]
@@ -112,3 +116,7 @@ class Replay:
             return self._all(results, at, "out")
 
         return _compat.retrace(run, [v.aval for v in jaxpr.invars])
+
+
+def _sizes(mesh: Any) -> dict[str, int]:
+    return {str(name): int(size) for name, size in mesh.shape.items()}

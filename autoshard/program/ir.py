@@ -8,7 +8,7 @@ too (`scan_xs`, `carry_in`, ...), so that layouts flow through them like through
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -66,6 +66,18 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Manual:
+    """How a user lays out an op: the axes of each of its factors, on a mesh of these sizes."""
+
+    axes: tuple[tuple[str, ...], ...]
+    mesh_sizes: tuple[tuple[str, int], ...]
+
+    def is_for(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a mesh has all its axes, at the same sizes."""
+        return all(sizes.get(name, 1) == size for name, size in self.mesh_sizes)
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One equation, or one boundary of a region.
 
@@ -82,6 +94,8 @@ class Op:
             their own operands and results.
         pinned: of a user's own sharding constraint: the axes of each dimension, None for one that
             it leaves open.
+        manual: of code that the user lays out (`shard_map`): the axes of each factor, and the sizes
+            of the mesh that it is written for.
     """
 
     id: int
@@ -96,6 +110,7 @@ class Op:
     in_places: tuple[Place, ...] = ()
     out_places: tuple[Place, ...] = ()
     pinned: tuple[tuple[str, ...] | None, ...] | None = None
+    manual: Manual | None = None
 
     def in_place(self, k: int) -> Place:
         """Where a constraint on the use of operand `k` is put."""
@@ -131,7 +146,8 @@ class Program:
         inputs, outputs: leaves in flattened order.
         aliases: (output index, input index) of state that the step reads and returns.
         fingerprint: a hash of the jaxpr's text; equal programs have equal `at` keys.
-        mesh_sizes: of the mesh that the user's own constraints speak of; empty without any.
+        mesh_sizes: of the mesh that the user's own constraints, or else the first code that the
+            user lays out, speak of; empty without any.
     """
 
     name: str

@@ -15,13 +15,16 @@ _EFFECT = "orders side effects and carries no data to lay out"
 _CALLABLE = "calls functions given as parameters; what they do with dimensions is not known"
 
 _WHY: Mapping[str, str] = {
-    _BODY: "call closed_call cond custom_jvp_call custom_vjp_call jit remat2 scan while",
+    _BODY: (
+        "call closed_call cond custom_jvp_call custom_linear_solve custom_vjp_call jit remat2 scan"
+        " while"
+    ),
     _MANUAL: (
         "all_gather all_to_all axis_index pmax pmin ppermute psum ragged_all_to_all reduce_scatter"
     ),
     _REFERENCE: "addupdate get swap",
     _EFFECT: "after_all create_token",
-    _CALLABLE: "custom_lin custom_linear_solve",
+    _CALLABLE: "custom_lin",
 }
 
 UNRULED: Mapping[str, str] = {name: why for why, names in _WHY.items() for name in names.split()}

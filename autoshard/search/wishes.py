@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from autoshard.errors import IntentError
 from autoshard.intent import Forbid, Intent, Pin, Prefer, Tie, matches
 from autoshard.machine.model import LogicalMesh
-from autoshard.program.ir import Leaf
+from autoshard.program.ir import Leaf, Op
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, classes_of
@@ -135,6 +135,8 @@ def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
     """
     analysis, sizes = numbers.analysis, numbers.mesh.sizes
     for op in analysis.program.ops:
+        if op.manual is not None:
+            yield from _own_layout(numbers, op)
         if op.pinned is None:
             continue
         node = analysis.graph.op_node[op.id]
@@ -157,6 +159,28 @@ def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
             raise IntentError(f"{where}: {_indivisible('it', shape, said, sizes)}")
         if not mask.all():
             yield node, mask
+
+
+def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask]]:
+    """What the user's own layout of an op leaves; nothing but whole on a mesh of other sizes."""
+    assert op.manual is not None
+    graph, sizes = numbers.analysis.graph, numbers.mesh.sizes
+    node, factors = graph.op_node[op.id], graph.op_classes[op.id]
+    here = op.manual.is_for(sizes)
+    wanted = tuple(axes if here else () for axes in op.manual.axes)
+    mask = np.array(
+        [
+            numbers.layouts.spec(node, o, factors).dims == wanted
+            for o in range(len(numbers.layouts.options[node]))
+        ]
+    )
+    if not mask.any():
+        raise IntentError(
+            f"{op.kind} at {op.source}: its layout {Spec(wanted)} cannot be had together with what"
+            " else is said of the arrays that it reads and makes"
+        )
+    if not mask.all():
+        yield node, mask
 
 
 def leaf_name(leaf: Leaf) -> str:

@@ -116,7 +116,7 @@ def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset
         outputs=outputs,
         aliases=aliases,
         fingerprint=fingerprint(closed),
-        mesh_sizes=tuple(walker.mesh_sizes.items()),
+        mesh_sizes=tuple((walker.mesh_sizes or walker.manual_sizes).items()),
     )
     return Traced(program, closed, sig, out_tree, fn)
 
@@ -131,7 +131,8 @@ def jaxpr_of(fn: Callable[..., Any], sig: Signature) -> tuple[_compat.ClosedJaxp
         out_info.append((tree, [path for path, _ in with_paths]))
         return [leaf for _, leaf in with_paths]
 
-    closed = _compat.without_dead_code(jax.make_jaxpr(flat)(*sig.structs))
+    closed = _compat.without_references(jax.make_jaxpr(flat)(*sig.structs))
+    closed = _compat.without_dead_code(closed)
     return closed, *out_info[-1]
 
 
@@ -157,7 +158,7 @@ def rewritten(traced: Traced, closed: _compat.ClosedJaxpr, notes: tuple[str, ...
         outputs=tuple(replace(x, tensor=t) for x, t in zip(was.outputs, results, strict=True)),
         aliases=was.aliases,
         fingerprint=fingerprint(closed),
-        mesh_sizes=tuple(walker.mesh_sizes.items()),
+        mesh_sizes=tuple((walker.mesh_sizes or walker.manual_sizes).items()),
     )
     return replace(traced, program=program, closed=closed, notes=(*traced.notes, *notes))
 

@@ -48,7 +48,6 @@ def inlined(
             that both passes compute the same, and keep it.
         remat_in_loops: the same of those in bodies of scans, between which it finds nothing.
     """
-    bodies = {**_compat.INLINE_BODIES, **(_compat.REMAT_BODIES if remat else {})}
     env: Env = {}
     constvars, consts = list(closed.jaxpr.constvars), list(closed.consts)
     eqns: list[_compat.JaxprEqn] = []
@@ -60,8 +59,10 @@ def inlined(
                 # Bodies that JAX keeps between calls no longer know who called.
                 info = _compat.under(eqn, outer, keep_line=bool(user_line(eqn)))
                 placed = eqn.replace(source_info=info)
-            parameter = bodies.get(eqn.primitive.name)
-            if parameter is None or parameter not in eqn.params:
+            found = _compat.inlined_body(eqn)
+            if remat and eqn.primitive.name in _compat.REMAT_BODIES:
+                found = *_compat.open_body(eqn.params["jaxpr"]), tuple(range(len(eqn.invars)))
+            if found is None:
                 if eqn.primitive.name == "scan":
                     looped = inlined(
                         eqn.params["jaxpr"], remat=remat_in_loops, remat_in_loops=remat_in_loops
@@ -69,12 +70,14 @@ def inlined(
                     placed = placed.replace(params={**eqn.params, "jaxpr": looped})
                 eqns.extend(renamed([placed], env))
                 continue
-            body, values = _compat.open_body(eqn.params[parameter])
+            body, values, operands = found
             held = [_compat.new_var(v.aval) for v in body.constvars]
             constvars.extend(held)
             consts.extend(values)
             inner = dict(zip(body.constvars, held, strict=True))
-            inner.update(zip(body.invars, [atom(env, v) for v in eqn.invars], strict=True))
+            inner.update(
+                zip(body.invars, [atom(env, eqn.invars[k]) for k in operands], strict=True)
+            )
             env.update(zip(eqn.outvars, splice(body, inner, placed), strict=True))
         return [atom(env, v) for v in jaxpr.outvars]
 

@@ -17,10 +17,11 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import IntentError
-from autoshard.program.ir import Op, Place, Region, Tensor
+from autoshard.program.ir import Manual, Op, Place, Region, Tensor
 from autoshard.program.rule import OpClass, Rule
 from autoshard.rules.base import OpView
 from autoshard.rules.boundary import identity, scan_xs, scan_ys
+from autoshard.rules.manual import manual_axes
 from autoshard.rules.registry import rule_for
 from autoshard.trace.source import user_line
 
@@ -40,6 +41,7 @@ class Walker:
         self.ops: list[Op] = []
         self.regions: list[Region] = [Region(0, 0, "top")]
         self.mesh_sizes: dict[str, int] = {}
+        self.manual_sizes: dict[str, int] = {}
         self._rules: dict[Hashable, Rule] = {}
 
     def tensor(self, aval: Any) -> int:
@@ -85,6 +87,7 @@ class Walker:
         in_places: tuple[Place, ...] = (),
         out_places: tuple[Place, ...] = (),
         pinned: Pinned = None,
+        manual: Manual | None = None,
     ) -> None:
         self.ops.append(
             Op(
@@ -100,6 +103,7 @@ class Walker:
                 in_places=in_places,
                 out_places=out_places,
                 pinned=pinned,
+                manual=manual,
             )
         )
 
@@ -129,11 +133,14 @@ class Walker:
         self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
     ) -> Sequence[Value]:
         name = eqn.primitive.name
-        if name in _compat.INLINE_BODIES and _compat.INLINE_BODIES[name] in eqn.params:
-            return self._inline(eqn, eqn.params[_compat.INLINE_BODIES[name]], values, region, at)
+        inlined = _compat.inlined_body(eqn)
+        if inlined is not None:
+            body, consts, operands = inlined
+            return self._inline(eqn, body, consts, [values[k] for k in operands], region, at)
         if name in _compat.REMAT_BODIES:
             inner = self._region(region, "remat", at)
-            return self._inline(eqn, eqn.params["jaxpr"], values, inner, at)
+            body, consts = _compat.open_body(eqn.params["jaxpr"])
+            return self._inline(eqn, body, consts, values, inner, at)
         if name == "scan":
             return self._scan(eqn, values, region, at)
         if name == "while":
@@ -142,8 +149,14 @@ class Walker:
             return self._cond(eqn, values, region, at)
         outs = [self.tensor(v.aval) for v in eqn.outvars]
         pinned = self._pinned(eqn) if name in _compat.CONSTRAINTS else None
-        self._op(name, values, outs, self._rule(eqn), region, at, eqn, pinned=pinned)
+        manual = self._manual(eqn) if name == "shard_map" else None
+        self._op(name, values, outs, self._rule(eqn), region, at, eqn, pinned=pinned, manual=manual)
         return outs
+
+    def _manual(self, eqn: _compat.JaxprEqn) -> Manual:
+        sizes = {str(name): int(size) for name, size in eqn.params["mesh"].shape.items()}
+        self.manual_sizes = self.manual_sizes or sizes
+        return Manual(manual_axes(eqn.params), tuple(sizes.items()))
 
     def _pinned(self, eqn: _compat.JaxprEqn) -> Pinned:
         """What a user's own constraint says.
@@ -164,9 +177,14 @@ class Walker:
         return dims
 
     def _inline(
-        self, eqn: _compat.JaxprEqn, body: Any, values: list[Value], region: int, at: str
+        self,
+        eqn: _compat.JaxprEqn,
+        jaxpr: _compat.Jaxpr,
+        consts: Sequence[Any],
+        values: list[Value],
+        region: int,
+        at: str,
     ) -> list[Value]:
-        jaxpr, consts = _compat.open_body(body)
         const_ids = [self._constant(c, region, at, eqn) for c in consts]
         return self.walk(jaxpr, const_ids, values, region, f"{at}/")
 

@@ -68,8 +68,8 @@ def everything(eqn: _compat.JaxprEqn) -> bool:
 def products(eqn: _compat.JaxprEqn) -> bool:
     """Whether a result takes longer to compute again than to keep: products over many terms.
 
-    Sums and maxima take little room, but they are not kept: compilers fuse them with the passes over
-    what they sum up, which are made again anyway.
+    Sums and maxima take little room, but they are not kept: compilers fuse them with the passes
+    over what they sum up, which are made again anyway.
     """
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]

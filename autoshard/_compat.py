@@ -192,6 +192,14 @@ def name_stack(eqn: JaxprEqn) -> str:
 
 
 @contextmanager
+def at_line_of(eqn: JaxprEqn) -> Iterator[None]:
+    """Bind primitives under an equation's own source line and name stack."""
+    stack = _source_info.current_name_stack() + eqn.source_info.name_stack
+    with _source_info.user_context(eqn.source_info.traceback, name_stack=stack):
+        yield
+
+
+@contextmanager
 def as_if_traced_at(eqn: JaxprEqn) -> Iterator[None]:
     """Bind primitives under an equation's own source line, name stack and context."""
     stack = _source_info.current_name_stack() + eqn.source_info.name_stack
@@ -236,5 +244,56 @@ def abstract(value: Any) -> tuple[tuple[int, ...], Any, bool]:
     return tuple(aval.shape), aval.dtype, bool(getattr(aval, "weak_type", False))
 
 
-def struct(shape: tuple[int, ...], dtype: Any, weak_type: bool) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak_type)
+def struct(
+    shape: tuple[int, ...], dtype: Any, weak_type: bool, sharding: Any = None
+) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak_type, sharding=sharding)
+
+
+def is_explicit(value: Any) -> bool:
+    """Whether the type of a variable, array or abstract array says how the value lies."""
+    aval = getattr(value, "aval", value)
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    return mesh is not None and jax.sharding.AxisType.Explicit in mesh.axis_types
+
+
+def explicit_sharding(value: Any) -> Any:
+    """The sharding in the type of an argument leaf; None where types say none."""
+    sharding = getattr(value, "sharding", None)
+    if sharding is None or not isinstance(sharding, jax.sharding.NamedSharding):
+        return None
+    return sharding if is_explicit(value) else None
+
+
+def plain_aval(aval: Any) -> Any:
+    """The type without what it says of layouts."""
+    if getattr(aval, "sharding", None) is None:
+        return aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def explicit_mesh() -> jax.sharding.Mesh | None:
+    """The mesh that `jax.set_mesh` has set, where types are to say how values lie on it."""
+    if is_tracing() or not has_context_mesh():
+        return None
+    mesh = jax.sharding.get_mesh()
+    return mesh if jax.sharding.AxisType.Explicit in mesh.axis_types else None
+
+
+def automatic(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """The same devices under axes that the compiler lays out."""
+    return jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+
+
+def has_context_mesh() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().axis_names)
+
+
+@contextmanager
+def no_context_mesh() -> Iterator[None]:
+    """Nothing of `jax.set_mesh`: what runs in here lies on a mesh of ours."""
+    if is_tracing() or not has_context_mesh():
+        yield
+        return
+    with jax.set_mesh(None):
+        yield

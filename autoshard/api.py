@@ -147,7 +147,7 @@ class Autosharded:
         first, refusal = self._first.get(layout), None
         if first is not None:
             try:
-                return first.run.jitted(*dynamic)
+                return first.run(*dynamic)
             except _REFUSALS as error:
                 refusal = error
         call = self._prepare(layout, dynamic)
@@ -162,7 +162,7 @@ class Autosharded:
         if first is None:
             return self._run(call, None, None)
         try:
-            return first.run.jitted(*call.values), first
+            return first.run(*call.values), first
         except _REFUSALS as error:
             return self._run(call, first, error)
 
@@ -192,7 +192,7 @@ class Autosharded:
             self._say_moved(moved)
             if not entry.compiled:
                 progress.phase("compiling")
-            out = entry.run.jitted(*values)
+            out = entry.run(*values)
         if refusal is not None and entry.compiled:
             self._varied.add(call.kind)
         if call.kind in self._varied:
@@ -228,6 +228,7 @@ class Autosharded:
         key = key_of(call.values, call.names)
         if key not in entries:
             progress.phase("tracing")
+            self._heed_context()
             sig = call.signature()
             traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
             variants = Variants(traced)
@@ -245,6 +246,12 @@ class Autosharded:
             entries[key] = entries.setdefault(traced.signature.key, entry)
         self._last = entries[key]
         return self._last
+
+    def _heed_context(self) -> None:
+        """Take the mesh that `jax.set_mesh` has set, if types are to say how values lie on it."""
+        mesh = _compat.explicit_mesh()
+        if mesh is not None and (self._options.mesh, self._options.devices) == ("auto", None):
+            self._options = replace(self._options, mesh=_compat.automatic(mesh))
 
     def _devices(self) -> Sequence[Any]:
         devices, mesh = self._options.devices, self._options.mesh
@@ -282,9 +289,7 @@ class Autosharded:
         call = self._prepare(*self._calls.split(args, kwargs))
         with Progress() as progress:
             entry = self._entry(call, progress)
-        sig = entry.traced.signature
-        structs = jax.tree_util.tree_unflatten(sig.in_tree, sig.structs)
-        lowered = entry.run.jitted.lower(*structs)
+        lowered = entry.run.lower()
         if not call.layout.keywords and call.modules is None:
             return lowered
         return Lowered(lowered, functools.partial(self._run_compiled, entry))

@@ -30,7 +30,7 @@ class Executable:
     Attributes:
         plan: what it does.
         mesh: the JAX mesh.
-        jitted: `jax.jit` of it; takes the dynamic arguments.
+        jitted: `jax.jit` of it.
         in_shardings: per input leaf.
         out_shardings: per output leaf.
     """
@@ -41,6 +41,29 @@ class Executable:
     jitted: Any
     in_shardings: tuple[NamedSharding, ...]
     out_shardings: tuple[NamedSharding, ...]
+
+    def __call__(self, *dynamic: Any) -> Any:
+        """Run it, on the plan's mesh whatever `jax.set_mesh` says.
+
+        Under a mesh of explicit axes that is the plan's too, results say how they lie on it.
+        """
+        if not _compat.has_context_mesh():
+            return self.jitted(*dynamic)
+        explicit = _compat.explicit_mesh()
+        with _compat.no_context_mesh():
+            results = self.jitted(*dynamic)
+        if explicit is None or _compat.automatic(explicit) != self.mesh:
+            return results
+        return jax.tree.map(
+            lambda x: jax.device_put(x, NamedSharding(explicit, x.sharding.spec)), results
+        )
+
+    def lower(self) -> Any:
+        """The `jax.stages.Lowered` of it."""
+        signature = self.traced.signature
+        structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
+        with _compat.no_context_mesh():
+            return self.jitted.lower(*structs)
 
     def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[LeafPlan, ...]]:
         """Move leaves that are committed elsewhere; returns the arguments and what was moved.

@@ -12,6 +12,7 @@ import jax
 
 from autoshard import _compat
 from autoshard.program.ir import Leaf, Program, Role
+from autoshard.trace.explicit import without_explicit_types
 from autoshard.trace.roles import find_roles
 from autoshard.trace.signature import Signature
 from autoshard.trace.state import match_state
@@ -131,8 +132,8 @@ def jaxpr_of(fn: Callable[..., Any], sig: Signature) -> tuple[_compat.ClosedJaxp
         out_info.append((tree, [path for path, _ in with_paths]))
         return [leaf for _, leaf in with_paths]
 
-    closed = _compat.without_references(jax.make_jaxpr(flat)(*sig.structs))
-    closed = _compat.without_dead_code(closed)
+    closed = without_explicit_types(jax.make_jaxpr(flat)(*sig.types))
+    closed = _compat.without_dead_code(_compat.without_references(closed))
     return closed, *out_info[-1]
 
 

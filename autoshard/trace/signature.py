@@ -22,6 +22,7 @@ class LeafInfo:
     shape: tuple[int, ...]
     dtype: Any
     weak_type: bool
+    sharding: Any = None  # in its type, under a mesh of explicit axes
 
     def __str__(self) -> str:
         scalar = " from a Python number" if self.weak_type else ""
@@ -69,6 +70,11 @@ class Signature:
     def structs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         return tuple(_compat.struct(x.shape, x.dtype, x.weak_type) for x in self.leaves)
 
+    @property
+    def types(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The same with what types say of layouts, as the user's function expects them."""
+        return tuple(_compat.struct(x.shape, x.dtype, x.weak_type, x.sharding) for x in self.leaves)
+
 
 def key_of(args: Sequence[Any], names: Sequence[str]) -> tuple[Any, ...]:
     """The `Signature.key` of arguments, quickly: without the paths that only people read.
@@ -102,7 +108,8 @@ def signature(args: Sequence[Any], names: Sequence[str]) -> Signature:
                     f" Pass it as a static argument (static_argnames={name!r}) or close over it."
                 ) from error
             treepath = (("index", str(i)), *steps(path))
-            infos.append(LeafInfo(where, treepath, shape, dtype, weak))
+            said = _compat.explicit_sharding(leaf)
+            infos.append(LeafInfo(where, treepath, shape, dtype, weak, said))
     return Signature(jax.tree_util.tree_structure(tuple(args)), tuple(infos))
 
 

@@ -77,9 +77,7 @@ def compile_plan(run: Executable, platform: str, tell: Callable[[str], None]) ->
     """
     began_s = time.monotonic()
     tell("lowering")
-    signature = run.traced.signature
-    structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
-    lowered = run.jitted.lower(*structs)
+    lowered = run.lower()
     tell("in XLA")
     with TemporaryDirectory() as place:
         with complaints() as heard:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from benchmarks.wild.case import Built, case
 
 
-def _built(
+def built(
     model: Any, loss_fn: Any, optimizer: Any, batch: Any, *, whole_state: bool = True
 ) -> Built:
     """Arrays are the state; the rest of the module is closed over, as Equinox's own guides do."""
@@ -42,7 +42,7 @@ def equinox_mlp() -> Built:
         return jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
 
     x = jax.random.normal(jax.random.key(1), (32, 16))
-    return _built(model, loss_fn, optax.sgd(0.1, momentum=0.9), (x, jnp.sin(x[:, :8])))
+    return built(model, loss_fn, optax.sgd(0.1, momentum=0.9), (x, jnp.sin(x[:, :8])))
 
 
 @case("equinox")
@@ -73,7 +73,7 @@ def equinox_gru() -> Built:
 
     x = jax.random.normal(jax.random.key(1), (16, 10, 4))
     y = (x.sum((1, 2)) > 0).astype(jnp.float32)
-    return _built(Net(jax.random.key(0)), loss_fn, optax.sgd(0.1), (x, y))
+    return built(Net(jax.random.key(0)), loss_fn, optax.sgd(0.1), (x, y))
 
 
 @case("equinox")
@@ -128,7 +128,7 @@ def equinox_transformer() -> Built:
 
     tokens = jax.random.randint(jax.random.key(1), (8, length + 1), 0, vocab)
     model = Net(jax.random.key(0))
-    return _built(model, loss_fn, optax.adamw(1e-3), tokens, whole_state=False)
+    return built(model, loss_fn, optax.adamw(1e-3), tokens, whole_state=False)
 
 
 @case("equinox")
@@ -170,4 +170,4 @@ def equinox_unet() -> Built:
     a, b, c = jax.random.split(jax.random.key(1), 3)
     x, noise = jax.random.normal(a, (8, 3, 16, 16)), jax.random.normal(b, (8, 3, 16, 16))
     batch = (x, noise, jax.random.uniform(c, (8,)))
-    return _built(Net(jax.random.key(0)), loss_fn, optax.sgd(0.05), batch)
+    return built(Net(jax.random.key(0)), loss_fn, optax.sgd(0.05), batch)

@@ -24,6 +24,7 @@ from autoshard.machine import (
     parse_machine,
 )
 from autoshard.options import Options, is_sizes
+from autoshard.plan import units
 from autoshard.plan.check import refuse_mismatch
 from autoshard.plan.errors import PlanError
 from autoshard.plan.model import Certificate, MachineKey, MeshPlan, Plan, ProgramKey
@@ -37,6 +38,7 @@ from autoshard.variants import Candidate, choose
 
 _THREE_AXES = ("data", "fsdp", "tensor")
 # A program is printed in full only up to here; the rest is counted.
+_MOST_WHOLE = 5
 _MOST_UNKNOWN = 8
 
 
@@ -272,6 +274,7 @@ def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, stra
             *(f"no sharding rule, kept whole: {line}" for line in unknown_primitives(program)),
             *_manual(program, answer.numbers.mesh.sizes),
             *_undivided(answer),
+            *_whole_inside(answer),
         ),
         versions=versions(),
     )
@@ -305,6 +308,21 @@ def _undivided(answer: Answer) -> Iterator[str]:
             f" its first dimension, {shape[0]}, does not divide by"
             f" {' or '.join(f'{axis.name} {axis.size}' for axis in axes)}"
         )
+
+
+def _whole_inside(answer: Answer) -> Iterator[str]:
+    """One line per place that makes something large which had to stay whole."""
+    program, seen = answer.program, set[tuple[str, str]]()
+    for tensor, op, why in answer.whole_inside():
+        if (op.source, why) in seen:
+            continue
+        seen.add((op.source, why))
+        made = program.tensors[tensor]
+        what = f"{made.dtype}[{','.join(map(str, made.shape))}] of {op.kind}"
+        at = f" at {op.source}" if op.source else ""
+        yield f"{what}{at} is whole on every device ({units.size(made.size_bytes)}): {why}"
+        if len(seen) == _MOST_WHOLE:
+            return
 
 
 def unknown_primitives(program: Program) -> list[str]:

@@ -114,6 +114,17 @@ class Answer:
             treepath=leaf.treepath,
         )
 
+    def whole_inside(self) -> Iterator[tuple[int, Op, str]]:
+        """Large values between inputs and outputs that had to stay whole: tensor, maker, why."""
+        for op in self.program.ops:
+            for t in op.outputs:
+                if self.program.tensors[t].size_bytes < REPLICATED_NOTE_BYTES:
+                    continue
+                if not op.rule.known:  # whatever becomes of it afterwards
+                    yield t, op, f"{op.kind} has no sharding rule"
+                elif len(self.layouts.options[self.graph.node_of[t]]) == 1:
+                    yield t, op, self._why_whole(t).partition(": ")[2]
+
     def _why_whole(self, tensor: int) -> str:
         node = self.graph.node_of[tensor]
         if len(self.layouts.options[node]) > 1:

@@ -78,3 +78,73 @@ def nnx_cnn() -> Built:
     optimizer = nnx.Optimizer(model, optax.sgd(0.05), wrt=nnx.Param)
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 1))
     return _built(model, optimizer, loss_fn, (x, jnp.arange(16) % 10))
+
+
+def _decoder(vocab: int, width: int) -> Any:
+    """One block of `nnx.MultiHeadAttention` in decoding mode."""
+    from flax import nnx
+
+    class Decoder(nnx.Module):
+        def __init__(self, rngs: Any) -> None:
+            self.embed = nnx.Embed(vocab, width, rngs=rngs)
+            self.norm1, self.norm2 = nnx.RMSNorm(width, rngs=rngs), nnx.RMSNorm(width, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(
+                num_heads=8, num_kv_heads=4, in_features=width, decode=True, rngs=rngs
+            )
+            self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+            self.down = nnx.Linear(4 * width, width, rngs=rngs)
+
+        def __call__(self, tokens: Any) -> Any:
+            h = self.embed(tokens)
+            h = h + self.attention(self.norm1(h))
+            h = h + self.down(nnx.silu(self.up(self.norm2(h))))
+            return self.embed.attend(h)
+
+    return Decoder(nnx.Rngs(0))
+
+
+@case("flax")
+def nnx_decode() -> Built:
+    """Greedy decoding, one token a step: grouped-query attention writes its cache."""
+    from flax import nnx
+
+    model = _decoder(48, 32)
+    model.attention.init_cache((8, 16, 32))
+    graph, weights, cache = nnx.split(model, nnx.Param, ...)
+
+    def step(state: Any, weights: Any) -> Any:
+        cache, tokens = state
+        model = nnx.merge(graph, weights, cache)
+        logits = model(tokens)
+        cache = nnx.split(model, nnx.Param, ...)[2]
+        return (cache, logits.argmax(-1)), {"logits": logits}
+
+    tokens = jax.random.randint(jax.random.key(0), (8, 1), 0, 48)
+    return Built(step, (cache, tokens), weights)
+
+
+@case("flax")
+def nnx_prefill() -> Built:
+    """A prompt fed to the same cache token by token in `lax.scan`, then sampled from."""
+    from flax import nnx
+
+    model = _decoder(48, 32)
+    model.attention.init_cache((8, 16, 32))
+    graph, weights, cache = nnx.split(model, nnx.Param, ...)
+
+    def step(state: Any, batch: Any) -> Any:
+        weights, prompt = batch
+        _, key = state
+        key, now = jax.random.split(key)
+
+        def read(cache: Any, token: Any) -> Any:
+            model = nnx.merge(graph, weights, cache)
+            logits = model(token[:, None])
+            return nnx.split(model, nnx.Param, ...)[2], logits[:, 0]
+
+        filled, logits = jax.lax.scan(read, cache, prompt.T)
+        sampled = jax.random.categorical(now, logits[-1])
+        return (filled, key), {"logits": logits, "sampled": sampled}
+
+    prompt = jax.random.randint(jax.random.key(0), (8, 12), 0, 48)
+    return Built(step, (cache, jax.random.key(1)), (weights, prompt))

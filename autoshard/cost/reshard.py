@@ -154,7 +154,9 @@ def _permutes(
             yield Step("permute", stay, moved, local.copy())
 
 
-def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
+def stages(
+    src: Ints, dst: Ints, axes: Sequence[MeshAxis], *, sums_first: bool = False
+) -> list[Ints]:
     """The layouts a tensor passes through on its way from one state `[axes]` to another.
 
     One per collective, in the order of `steps`, so that a compiler told to visit them one after
@@ -165,6 +167,13 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
     finish all of it. But with an axis that the op leaves idle, the direct way is lost on it (it
     splits the op over that axis and passes pieces around), and where another axis splits the same
     dimension already, it may gather that one: then the summed value comes first.
+
+    Args:
+        src, dst: states `[axes]`.
+        axes: of the mesh.
+        sums_first: whether the summed value comes first in any case. Of a convolution XLA for TPUs
+            otherwise computes the scattered sum piece by piece, and convolutions to a few channels
+            at a time take it several times as long.
     """
     now, goal = src.copy(), dst
     live = [a for a, axis in enumerate(axes) if axis.size > 1]
@@ -184,7 +193,7 @@ def stages(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> list[Ints]:
         if dims[a] == WHOLE and goals[a] >= 0:
             now[a] = goal[a]
     shared = any(goals[a] == dims[b] for a in pending for b in live if goals[a] >= 0)
-    if idle or shared or not pending:
+    if idle or shared or sums_first or not pending:
         show()
     for a in sorted(pending, key=lambda a: goals[a] < 0):
         now[a] = goal[a]

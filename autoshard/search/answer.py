@@ -23,7 +23,7 @@ from autoshard.cost.reshard import (
 )
 from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Prediction
 from autoshard.program.ir import Leaf, Op, Place
-from autoshard.program.rule import Combiner
+from autoshard.program.rule import Combiner, OpClass
 from autoshard.program.spec import Spec
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, Flow, Sum
@@ -171,9 +171,11 @@ class Answer:
         """The specs a tensor passes through, one collective apart."""
         src = self._row(flow.src, flow.src_dims, flow.partial)[0]
         dst = self._row(flow.dst, flow.dst_dims)[0]
-        mesh = self.numbers.mesh
+        mesh, own = self.numbers.mesh, self.graph.nodes[flow.src].own
+        convolved = own is not None and self.program.ops[own].rule.op_class is OpClass.CONV
         return tuple(
-            spec_of(state, len(flow.dst_dims), mesh) for state in stages(src, dst, self.axes)
+            spec_of(state, len(flow.dst_dims), mesh)
+            for state in stages(src, dst, self.axes, sums_first=convolved)
         )
 
     def _why(self, flow: Flow) -> str:

@@ -69,7 +69,7 @@ def distrax_hmm() -> Built:
             trans_dist=distrax.Categorical(params["moves"]),
             obs_dist=distrax.MultivariateNormalDiag(params["mean"], jnp.exp(params["log_scale"])),
         )
-        _, _, log_prob = jax.vmap(lambda seen: model.forward(seen))(batch)
+        log_prob, _ = jax.vmap(lambda seen: model.forward(seen))(batch)
         return -jnp.mean(log_prob)
 
     params = {

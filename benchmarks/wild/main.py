@@ -10,81 +10,99 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from benchmarks.wild.case import Case
+    from benchmarks.wild.contest import Row
 
 _FLAG = "--xla_force_host_platform_device_count"
 # LLVM's optimiser is left out: most of the time is compilation, and it changes no collective.
 _FLAGS = f"{_FLAG}=8 --xla_backend_optimization_level=0"
 
+_HEADER = (
+    f"{'case':31} {'package':10} {'layout':15} {'status':8} {'error':>8}"
+    f" {'plan s':>6} {'all s':>6} {'split':>9} {'inside':>6}  kept whole"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks wild", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--only", action="append", metavar="NAME", help="only this case")
-    parser.add_argument("--layout", action="append", metavar="NAME", help="only this layout")
-    parser.add_argument("--list", action="store_true", help="the names, and no run")
-    args = parser.parse_args(argv)
+    args = _parsed(argv)
     # JAX reads these when it is first imported.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if _FLAG not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
     from benchmarks.wild.cases import CASES
-    from benchmarks.wild.contest import LAYOUTS, Row, contest, reference
+    from benchmarks.wild.contest import LAYOUTS
 
-    for asked, known, what in (
-        (args.only, CASES, "case"),
-        (args.layout, LAYOUTS, "layout"),
-    ):
+    for asked, known, what in ((args.only, CASES, "case"), (args.layout, LAYOUTS, "layout")):
         for name in asked or ():
             if name not in known:
-                parser.error(f"no {what} {name!r}; there are: {', '.join(known)}")
+                raise SystemExit(f"no {what} {name!r}; there are: {', '.join(known)}")
     if args.list:
         for case in CASES.values():
-            print(f"{case.name:28} {case.package}")
+            print(f"{case.name:31} {case.package}")
         return 0
 
-    def show(row: Row) -> None:
-        if args.json:
-            print(json.dumps(dataclasses.asdict(row)), flush=True)
-            return
-        error = "" if row.max_relative_error is None else f"{row.max_relative_error:.1e}"
-        print(
-            f"{row.name:24} {row.package:9} {row.layout:16} {row.status:8} {error:>8}"
-            f" {row.plan_s:6.1f} {row.seconds:6.1f} {row.split:>9} {row.split_values:6}"
-            f"  {'; '.join(row.replicated)}",
-            flush=True,
-        )
-        if row.status != "ok":
-            print("    " + row.detail.strip().replace("\n", "\n    "), flush=True)
-
-    if not args.json:
-        print(
-            f"{'case':24} {'package':9} {'layout':16} {'status':8} {'error':>8}"
-            f" {'plan s':>6} {'all s':>6} {'split':>9} {'inside':>6}  kept whole"
-        )
-    bad = 0
+    # The one object of --json is all that standard output holds then.
+    out = sys.stderr if args.json else sys.stdout
+    print(_HEADER, file=out, flush=True)
+    rows: list[Row] = []
+    broken = 0
     for name in args.only or CASES:
-        case = CASES[name]
-        begun = time.perf_counter()
         try:
-            built = case.build()
-            expected = reference(built)
+            rows += _rows(CASES[name], args.layout or list(LAYOUTS), out)
         except ImportError as missing:
             print(f"{name}: skipped, {missing}", file=sys.stderr)
-            continue
         except Exception:
             # A case that does not run on one device says nothing about autoshard.
             print(f"{name}: broken here\n{traceback.format_exc()}", file=sys.stderr)
-            bad += 1
-            continue
-        if not args.json:
-            spent = time.perf_counter() - begun
-            print(f"{name:24} {case.package:9} {'one device':16} {spent:>31.1f}", flush=True)
-        for layout in args.layout or LAYOUTS:
-            row = contest(name, case.package, built, layout, expected)
-            show(row)
-            bad += row.status in ("wrong", "error")
-    return 1 if bad else 0
+            broken += 1
+    if args.json:
+        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}))
+    return 1 if broken or any(row.status in ("wrong", "error") for row in rows) else 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks wild", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object of all rows")
+    parser.add_argument("--only", action="append", metavar="NAME", help="only this case")
+    parser.add_argument("--layout", action="append", metavar="NAME", help="only this layout")
+    parser.add_argument("--list", action="store_true", help="the names, and no run")
+    return parser.parse_args(argv)
+
+
+def _rows(case: Case, layouts: Sequence[str], out: TextIO) -> list[Row]:
+    """The case on every layout, shown as it goes; raises what the case itself raises."""
+    from benchmarks.wild.contest import contest, reference
+
+    begun = time.perf_counter()
+    built = case.build()
+    expected = reference(built)
+    spent = time.perf_counter() - begun
+    print(
+        f"{case.name:31} {case.package:10} {'one device':15} {spent:>31.1f}", file=out, flush=True
+    )
+    rows = []
+    for layout in layouts:
+        row = contest(case.name, case.package, built, layout, expected)
+        _show(row, out)
+        rows.append(row)
+    return rows
+
+
+def _show(row: Row, out: TextIO) -> None:
+    error = "" if row.max_relative_error is None else f"{row.max_relative_error:.1e}"
+    print(
+        f"{row.name:31} {row.package:10} {row.layout:15} {row.status:8} {error:>8}"
+        f" {row.plan_s:6.1f} {row.seconds:6.1f} {row.split:>9} {row.split_values:6}"
+        f"  {'; '.join(row.replicated)}",
+        file=out,
+        flush=True,
+    )
+    if row.status != "ok":
+        print("    " + row.detail.strip().replace("\n", "\n    "), file=out, flush=True)
 
 
 if __name__ == "__main__":

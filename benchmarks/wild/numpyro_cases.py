@@ -52,12 +52,12 @@ def numpyro_hmc() -> Built:
     from numpyro.infer import HMC
 
     x, y = _data()
-    kernel = HMC(_regression, step_size=0.02, num_steps=4, adapt_step_size=False)
+    kernel = HMC(_regression, step_size=0.02, num_steps=4, trajectory_length=None)
     keys = jax.random.split(jax.random.PRNGKey(0), 8)
     first = kernel.init(keys, 0, None, (x, y), {})
 
     def step(state: Any, batch: Any) -> Any:
-        state = jax.vmap(lambda chain: kernel.sample(chain, batch, {}))(state)
+        state = kernel.sample(state, batch, {})
         return state, {"energy": state.potential_energy, "accepted": state.accept_prob}
 
     return Built(step, first, (x, y))

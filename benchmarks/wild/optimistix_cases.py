@@ -90,9 +90,7 @@ def lineax_cg() -> Built:
             return params["factor"].T @ (params["factor"] @ v) + v
 
         structure = jax.eval_shape(lambda: batch[0])
-        operator = lx.FunctionLinearOperator(
-            apply, structure, tags=lx.positive_semidefinite_tag
-        )
+        operator = lx.FunctionLinearOperator(apply, structure, tags=lx.positive_semidefinite_tag)
         solver = lx.CG(rtol=1e-6, atol=1e-6, max_steps=100)
         x = lx.linear_solve(operator, batch[0], solver, throw=False).value
         return jnp.mean((x - batch[1]) ** 2)

@@ -75,7 +75,7 @@ def penzai_decode() -> Built:
 
     def step(state: Any, weights: Any) -> Any:
         caches, tokens = state
-        live = [cache.unfreeze() for cache in caches]
+        live = [cache.unfreeze_as_copy() for cache in caches]
         model = pz.bind_variables(net, [*weights, *live])
         logits = model(pz.nx.wrap(tokens, "batch", "seq")).unwrap("batch", "seq", "vocabulary")
         caches = [variable.freeze() for variable in live]

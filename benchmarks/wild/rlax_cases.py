@@ -127,7 +127,14 @@ def rlax_quantile() -> Built:
 
     def one(before: Any, after: Any, batch: Any) -> Any:
         return rlax.quantile_q_learning(
-            before, quantiles, batch["action"], batch["reward"], batch["discount"], after, after, 1.0
+            before,
+            quantiles,
+            batch["action"],
+            batch["reward"],
+            batch["discount"],
+            after,
+            after,
+            1.0,
         )
 
     def loss_fn(params: Any, batch: Any) -> Any:

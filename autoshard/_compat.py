@@ -116,8 +116,10 @@ def all_equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     """Equations, with those of the bodies inside them."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in _excore.jaxprs_in_params(eqn.params):
-            yield from all_equations(inner)
+        for value in eqn.params.values():
+            for body in value if isinstance(value, tuple) else (value,):
+                if isinstance(body, Jaxpr | ClosedJaxpr):
+                    yield from all_equations(open_body(body)[0])
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ _BODY = "control flow: its body is traced into the program"
 _MANUAL = "communication inside manually partitioned code (shard_map), which is one op to us"
 _REFERENCE = "works on mutable references, not on values"
 _EFFECT = "orders side effects and carries no data to lay out"
+_DEVICES = "places its body on devices by itself (`jax.pmap`, up to JAX 0.9)"
 _CALLABLE = "calls functions given as parameters; what they do with dimensions is not known"
 
 _WHY: Mapping[str, str] = {
@@ -25,6 +26,7 @@ _WHY: Mapping[str, str] = {
     _REFERENCE: "addupdate get swap",
     _EFFECT: "after_all create_token",
     _CALLABLE: "custom_lin",
+    _DEVICES: "xla_pmap",
 }
 
 UNRULED: Mapping[str, str] = {name: why for why, names in _WHY.items() for name in names.split()}

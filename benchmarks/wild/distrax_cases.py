@@ -25,7 +25,7 @@ def distrax_spline_flow() -> Built:
         return hk.Sequential(
             [
                 hk.nets.MLP([32], activate_final=True),
-                hk.Linear(width * n_params, w_init=hk.initializers.RandomNormal(0.1)),
+                hk.Linear(width * n_params, w_init=hk.initializers.RandomNormal(0.5)),
                 hk.Reshape((width, n_params)),
             ]
         )

@@ -169,7 +169,8 @@ def stages(
     dimension already, it may gather that one: then the summed value comes first.
 
     Args:
-        src, dst: states `[axes]`.
+        src: state `[axes]` that it leaves,
+        dst: and that it is to have.
         axes: of the mesh.
         sums_first: whether the summed value comes first in any case. Of a convolution XLA for TPUs
             otherwise computes the scattered sum piece by piece, and convolutions to a few channels

@@ -14,15 +14,15 @@ from autoshard.plan.model import Certificate, Rival
 from autoshard.program.ir import Program
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, MeshProblem, build_problem
+from autoshard.search.candidate import Candidate, distinct, refused, suits
 from autoshard.search.infeasible import explain_infeasible
 from autoshard.search.layouts import refined, refinement
-from autoshard.search.least import Least, least_memory
-from autoshard.search.problem import Problem, gap
+from autoshard.search.least import least_memory
+from autoshard.search.problem import gap
 from autoshard.search.reduce import Keep
 from autoshard.search.solve import Solution, solve
-from autoshard.search.strategy import Strategy, lacking, restrict, undivided
-from autoshard.search.tie import Tied
-from autoshard.search.wishes import Granted, grant
+from autoshard.search.strategy import Strategy, lacking, undivided
+from autoshard.search.wishes import grant
 
 # Gap at which a bound counts as met.
 TOLERANCE = 1e-3
@@ -50,44 +50,6 @@ class Found:
     certificate: Certificate
     strategy: str
     interrupted: bool = False
-
-
-@dataclass
-class _Candidate:
-    """One mesh under consideration.
-
-    Attributes:
-        numbers: its problem.
-        granted: what the user's intents leave of it.
-        tied: the same with repeated layers laid out alike, which is what is searched.
-        keep: options allowed per variable of `tied`; None allows all.
-        hints: answers of `tied` found so far that fit.
-        bound_s: nothing on this mesh is faster.
-        least: the layout that needs least memory; None until asked.
-        infeasible: proven that nothing fits.
-    """
-
-    numbers: MeshProblem
-    granted: Granted
-    tied: Tied
-    keep: Keep | None
-    hints: list[tuple[int, ...]]
-    bound_s: float = float("-inf")
-    least: Least | None = None
-    infeasible: bool = False
-
-    @property
-    def problem(self) -> Problem:
-        """What is searched."""
-        return self.tied.problem
-
-    def only(self, expert: Strategy) -> Keep:
-        """The options that an expert's layout leaves of those that the user's intents do."""
-        return self.tied.keep(self.granted.within(restrict(self.numbers, expert)))
-
-    @property
-    def cost_s(self) -> float:
-        return min((self.problem.cost_s(h) for h in self.hints), default=float("inf"))
 
 
 def search(
@@ -158,7 +120,7 @@ class _Search:
     ) -> None:
         self.analysis = Analysis(program)
         self.machine, self.limit_bytes = machine, limit_bytes
-        self.meshes, self.finer = _distinct(meshes), list(finer)
+        self.meshes, self.finer = distinct(meshes), list(finer)
         self.strategies, self.strategy, self.intents = strategies, strategy, intents
         self.seed, self.tell = seed, tell
         self.begun = time.monotonic()
@@ -168,12 +130,10 @@ class _Search:
             for name, expert in strategies.items()
             if (why := lacking(self.analysis, expert))
         }
-        self.experts = [
-            _refused(strategies[name], "any", why) for name, why in self.lacking.items()
-        ]
-        self.floors: list[tuple[_Candidate, Keep, Solution]] = []  # of experts
-        self.candidates: list[_Candidate] = []
-        self.best: tuple[float, _Candidate, tuple[int, ...]] | None = None
+        self.experts = [refused(strategies[name], "any", why) for name, why in self.lacking.items()]
+        self.floors: list[tuple[Candidate, Keep, Solution]] = []  # of experts
+        self.candidates: list[Candidate] = []
+        self.best: tuple[float, Candidate, tuple[int, ...]] | None = None
         self.refusals: list[IntentError] = []  # of meshes on which the user's intents cannot be met
         self.priced = False  # every mesh
         self.ruled_out: list[Rival] = []  # finer meshes that hold nothing noticeably better
@@ -191,7 +151,7 @@ class _Search:
                     continue
                 expert = self.strategies[self.strategy]
                 if why := undivided(candidate.numbers, expert):
-                    self.experts.append(_refused(expert, str(mesh), why))
+                    self.experts.append(refused(expert, str(mesh), why))
                     continue
                 candidate.keep = candidate.only(expert)
                 self.candidates.append(candidate)
@@ -232,7 +192,7 @@ class _Search:
     def _numbers(self, mesh: LogicalMesh) -> MeshProblem:
         return build_problem(self.analysis, self.machine, mesh, self.limit_bytes)
 
-    def _priced(self, numbers: MeshProblem) -> _Candidate | None:
+    def _priced(self, numbers: MeshProblem) -> Candidate | None:
         """A mesh as a candidate; None where it cannot have what the user asks for."""
         self.tell(f"pricing layouts on mesh {numbers.mesh}")
         try:
@@ -242,7 +202,7 @@ class _Search:
             return None
         tied = granted.tied(self.analysis.alike)
         keep = tied.keep(granted.keep) if granted.allowed else None
-        return _Candidate(numbers, granted, tied, keep, [])
+        return Candidate(numbers, granted, tied, keep, [])
 
     def _close(self) -> None:
         """CP-SAT for the meshes that bounds leave open."""
@@ -300,7 +260,7 @@ class _Search:
             raise StrategyError(f"strategy={self.strategy!r} does not apply: {why}")
         needs = expert.needs
         named = [m for m in self.meshes if needs <= {a.name for a in m.axes}]
-        fitting = [m for m in named if _suits(expert, m)]
+        fitting = [m for m in named if suits(expert, m)]
         if not named:
             have = " or ".join(f"({m})" for m in self.meshes)
             raise StrategyError(
@@ -309,14 +269,14 @@ class _Search:
             )
         return fitting or named
 
-    def _experts(self, candidate: _Candidate) -> None:
+    def _experts(self, candidate: Candidate) -> None:
         """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
         mesh = candidate.numbers.mesh
         for name, expert in self.strategies.items():
-            if not _suits(expert, mesh) or name in self.lacking:
+            if not suits(expert, mesh) or name in self.lacking:
                 continue
             if why := undivided(candidate.numbers, expert):
-                self.experts.append(_refused(expert, str(mesh), why))
+                self.experts.append(refused(expert, str(mesh), why))
                 continue
             keep = candidate.only(expert)
             solution = solve(
@@ -361,14 +321,14 @@ class _Search:
             if solution.choice is not None and solution.cost_s < self.best[0]:
                 self._offer(candidate, solution.choice)
 
-    def _offer(self, candidate: _Candidate, choice: tuple[int, ...]) -> None:
+    def _offer(self, candidate: Candidate, choice: tuple[int, ...]) -> None:
         candidate.hints.append(choice)
         cost = candidate.problem.cost_s(choice)
         if self.best is None or cost < self.best[0]:
             self.best = (cost, candidate, choice)
             self.tell(f"mesh {candidate.numbers.mesh}: best so far {units.time(cost)}")
 
-    def _is_open(self, candidate: _Candidate) -> bool:
+    def _is_open(self, candidate: Candidate) -> bool:
         """Whether a mesh may still hold a plan that is noticeably better than the best."""
         if candidate.infeasible:
             return False
@@ -376,7 +336,7 @@ class _Search:
 
     def _solve(
         self,
-        candidate: _Candidate,
+        candidate: Candidate,
         *,
         exact: bool,
         share: int = 1,
@@ -416,17 +376,17 @@ class _Search:
         if solution.choice is not None:
             self._offer(candidate, solution.choice)
 
-    def _cutoff_s(self, candidate: _Candidate) -> float:
+    def _cutoff_s(self, candidate: Candidate) -> float:
         """What answers must cost less than to be of interest: on finer meshes, noticeably less."""
         if self.best is None:
             return float("inf")
         as_good = self._is_coarse(candidate) or candidate is self.best[1]
         return self.best[0] * (1 + TOLERANCE if as_good else 1 - GOOD_ENOUGH)
 
-    def _is_coarse(self, candidate: _Candidate) -> bool:
+    def _is_coarse(self, candidate: Candidate) -> bool:
         return candidate.numbers.mesh in self.meshes
 
-    def _squeeze(self, candidate: _Candidate) -> None:
+    def _squeeze(self, candidate: Candidate) -> None:
         """Where bounding found nothing that fits: the layout that needs least memory, improved."""
         mesh, problem = candidate.numbers.mesh, candidate.problem
         self.tell(f"mesh {mesh}: looking for a layout that fits {units.size(self.limit_bytes)}")
@@ -444,7 +404,7 @@ class _Search:
             return f"ruled out: what fits takes {units.time(bound_s)} or more"
         return "found no layout that fits"
 
-    def _rival(self, candidate: _Candidate) -> Rival:
+    def _rival(self, candidate: Candidate) -> Rival:
         mesh = str(candidate.numbers.mesh)
         if not candidate.hints:
             remark = self._why_none(candidate.infeasible, candidate.bound_s)
@@ -484,7 +444,7 @@ class _Search:
         )
         return Found(Answer(numbers, choice), certificate, self.strategy, self.interrupted)
 
-    def _loosened(self, candidate: _Candidate, choice: tuple[int, ...]) -> Solution | None:
+    def _loosened(self, candidate: Candidate, choice: tuple[int, ...]) -> Solution | None:
         """Where memory is tight: an answer in which repeated layers may differ."""
         problem = candidate.granted.problem
         tight = problem.peak_bytes(choice) > _TIGHT * self.limit_bytes
@@ -513,28 +473,3 @@ class _Search:
             self.machine.name,
             self.strategy,
         )
-
-
-def _refused(expert: Strategy, mesh: str, why: str) -> Rival:
-    return Rival(expert.name, mesh, None, None, f"does not apply: {why}")
-
-
-def _suits(expert: Strategy, mesh: LogicalMesh) -> bool:
-    """Whether a strategy needs every large axis of a mesh, and finds all it needs."""
-    big = {axis.name for axis in mesh.axes if axis.size > 1}
-    return expert.needs <= big <= expert.uses
-
-
-def _distinct(meshes: Sequence[LogicalMesh]) -> list[LogicalMesh]:
-    """Meshes that differ in more than names: with one axis larger than 1, its name is no choice."""
-    seen: set[tuple[object, ...]] = set()
-    out: list[LogicalMesh] = []
-    for mesh in meshes:
-        big = [axis for axis in mesh.axes if axis.size > 1]
-        key: tuple[object, ...] = (
-            (big[0].size, big[0].bytes_per_s) if len(big) == 1 else tuple(a for a in mesh.axes)
-        )
-        if key not in seen:
-            seen.add(key)
-            out.append(mesh)
-    return out

@@ -32,10 +32,17 @@ def _arrays(variables: Sequence[Any]) -> list[Any]:
 
 
 def _trained(
-    model: Any, optimizer: Any, loss_of: Any, x: Any, y: Any, *, whole_state: bool = True
+    model: Any,
+    optimizer: Any,
+    loss_of: Any,
+    batch: Any,
+    *,
+    whole_state: bool = True,
+    zeros: tuple[str, ...] = (),
 ) -> Built:
     """After Keras's guide "Writing a training loop in JAX"."""
     optimizer.build(model.trainable_variables)
+    names = [variable.path for variable in model.trainable_variables]
 
     def loss_fn(trainable: Any, rest: Any, batch: Any) -> Any:
         prediction, rest = model.stateless_call(trainable, rest, batch[0], training=True)
@@ -46,14 +53,17 @@ def _trained(
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, rest), grads = value_and_grad(trainable, rest, batch)
         trainable, opt = optimizer.stateless_apply(opt, grads, trainable)
-        return (trainable, rest, opt), {"loss": loss, "grads": grads}
+        return (trainable, rest, opt), {
+            "loss": loss,
+            "grads": dict(zip(names, grads, strict=True)),
+        }
 
     state = (
         _arrays(model.trainable_variables),
         _arrays(model.non_trainable_variables),
         _arrays(optimizer.variables),
     )
-    return Built(step, state, (x, y), whole_state)
+    return Built(step, state, batch, whole_state, zeros)
 
 
 @case("keras")
@@ -74,7 +84,7 @@ def keras_mlp() -> Built:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     x = jax.random.normal(jax.random.key(0), (32, 24))
     y = jax.random.randint(jax.random.key(1), (32,), 0, 16)
-    return _trained(model, keras.optimizers.SGD(0.05, momentum=0.9), loss, x, y)
+    return _trained(model, keras.optimizers.SGD(0.05, momentum=0.9), loss, (x, y))
 
 
 @case("keras")
@@ -95,7 +105,7 @@ def keras_cnn() -> Built:
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 3))
     y = jax.nn.one_hot(jnp.arange(16) % 10, 10)
-    return _trained(model, keras.optimizers.AdamW(1e-3), loss, x, y, whole_state=False)
+    return _trained(model, keras.optimizers.AdamW(1e-3), loss, (x, y), whole_state=False)
 
 
 @case("keras")
@@ -115,7 +125,9 @@ def keras_transformer() -> Built:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     tokens = jax.random.randint(jax.random.key(0), (8, length + 1), 0, vocab)
     optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
-    return _trained(model, optimizer, loss, tokens[:, :-1], tokens[:, 1:], whole_state=False)
+    batch = (tokens[:, :-1], tokens[:, 1:])
+    zeros = ("key/bias",)
+    return _trained(model, optimizer, loss, batch, whole_state=False, zeros=zeros)
 
 
 @case("keras")
@@ -136,7 +148,7 @@ def keras_rnn() -> Built:
     x = jax.random.randint(jax.random.key(0), (16, 12), 1, 32)
     x = jnp.where(jnp.arange(12) < 6 + jnp.arange(16)[:, None] % 7, x, 0)
     y = (jnp.arange(16) % 2).astype(jnp.float32)[:, None]
-    return _trained(model, keras.optimizers.RMSprop(1e-3), loss, x, y, whole_state=False)
+    return _trained(model, keras.optimizers.RMSprop(1e-3), loss, (x, y), whole_state=False)
 
 
 @case("keras")

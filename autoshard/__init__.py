@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autoshard.annotations import pins as pins
     from autoshard.api import autoshard as autoshard
     from autoshard.api import plan as plan
     from autoshard.errors import AutoshardError as AutoshardError
@@ -42,6 +43,7 @@ _PUBLIC = {
     "IntentError": "autoshard.errors:IntentError",
     "forbid": "autoshard.intent:forbid",
     "pin": "autoshard.intent:pin",
+    "pins": "autoshard.annotations:pins",
     "prefer": "autoshard.intent:prefer",
     "tie": "autoshard.intent:tie",
     "rule": "autoshard.rules.kernels:rule",

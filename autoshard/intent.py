@@ -116,8 +116,14 @@ def prefer(path: str, spec: Any, price_s: float) -> Prefer:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern means a path, from its start or from any step on."""
-    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*/{pattern}")
+    """Whether a pattern means a path, from its start or from any step on.
+
+    The last step of boxed parameters and of NNX variables, "value", may be left out.
+    """
+    return any(
+        fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
+        for name in dict.fromkeys((path, path.removesuffix("/value")))
+    )
 
 
 def as_spec(spec: Any) -> Spec:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax._src import core as _core
+from jax._src import mesh as _mesh
 from jax._src import source_info_util as _source_info
 from jax._src.interpreters import partial_eval as _partial_eval
 from jax._src.interpreters import pxla as _pxla
@@ -297,5 +298,5 @@ def no_context_mesh() -> Iterator[None]:
     if is_tracing() or not has_context_mesh():
         yield
         return
-    with jax.set_mesh(None):
+    with jax.set_mesh(_mesh.empty_concrete_mesh):
         yield

@@ -57,7 +57,14 @@ class _Call:
     @property
     def kind(self) -> Hashable:
         """What must agree, beside the signature, for two calls to share a program."""
-        return self.layout if self.modules is None else (self.layout, self.modules.graph)
+        if self.modules is None:
+            return self.layout
+        graph = self.modules.graph
+        try:
+            hash(graph)
+        except TypeError:  # a static attribute that has no hash, such as a list (Flax up to 0.12.6)
+            graph = repr(graph)
+        return self.layout, graph
 
     @property
     def graph_after(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.wild.case import Case
@@ -27,7 +28,8 @@ _HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parsed(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     # JAX reads these when it is first imported.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if _FLAG not in os.environ.get("XLA_FLAGS", ""):
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for asked, known, what in ((args.only, CASES, "case"), (args.layout, LAYOUTS, "layout")):
         for name in asked or ():
             if name not in known:
-                raise SystemExit(f"no {what} {name!r}; there are: {', '.join(known)}")
+                parser.error(f"no {what} {name!r}; there are: {', '.join(known)}")
     if args.list:
         for case in CASES.values():
             print(f"{case.name:31} {case.package}")
@@ -47,33 +49,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # The one object of --json is all that standard output holds then.
     out = sys.stderr if args.json else sys.stdout
-    print(_HEADER, file=out, flush=True)
+    # Brax's own dependencies print while they are imported.
+    with contextlib.redirect_stdout(out):
+        rows, broken = _all(args.only or list(CASES), args.layout or list(LAYOUTS))
+    if args.json:
+        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}))
+    return 1 if broken or any(row.status in ("wrong", "error") for row in rows) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks wild", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object of all rows")
+    parser.add_argument("--only", action="append", metavar="NAME", help="only this case")
+    parser.add_argument("--layout", action="append", metavar="NAME", help="only this layout")
+    parser.add_argument("--list", action="store_true", help="the names, and no run")
+    return parser
+
+
+def _all(names: Sequence[str], layouts: Sequence[str]) -> tuple[list[Row], int]:
+    """All rows, and how many cases do not run on one device."""
+    from benchmarks.wild.cases import CASES
+
+    print(_HEADER, flush=True)
     rows: list[Row] = []
     broken = 0
-    for name in args.only or CASES:
+    for name in names:
         try:
-            rows += _rows(CASES[name], args.layout or list(LAYOUTS), out)
+            rows += _rows(CASES[name], layouts)
         except ImportError as missing:
             print(f"{name}: skipped, {missing}", file=sys.stderr)
         except Exception:
             # A case that does not run on one device says nothing about autoshard.
             print(f"{name}: broken here\n{traceback.format_exc()}", file=sys.stderr)
             broken += 1
-    if args.json:
-        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}))
-    return 1 if broken or any(row.status in ("wrong", "error") for row in rows) else 0
+    return rows, broken
 
 
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks wild", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object of all rows")
-    parser.add_argument("--only", action="append", metavar="NAME", help="only this case")
-    parser.add_argument("--layout", action="append", metavar="NAME", help="only this layout")
-    parser.add_argument("--list", action="store_true", help="the names, and no run")
-    return parser.parse_args(argv)
-
-
-def _rows(case: Case, layouts: Sequence[str], out: TextIO) -> list[Row]:
+def _rows(case: Case, layouts: Sequence[str]) -> list[Row]:
     """The case on every layout, shown as it goes; raises what the case itself raises."""
     from benchmarks.wild.contest import contest, reference
 
@@ -81,28 +93,25 @@ def _rows(case: Case, layouts: Sequence[str], out: TextIO) -> list[Row]:
     built = case.build()
     expected = reference(built)
     spent = time.perf_counter() - begun
-    print(
-        f"{case.name:31} {case.package:10} {'one device':15} {spent:>31.1f}", file=out, flush=True
-    )
+    print(f"{case.name:31} {case.package:10} {'one device':15} {spent:>31.1f}", flush=True)
     rows = []
     for layout in layouts:
         row = contest(case.name, case.package, built, layout, expected)
-        _show(row, out)
+        _show(row)
         rows.append(row)
     return rows
 
 
-def _show(row: Row, out: TextIO) -> None:
+def _show(row: Row) -> None:
     error = "" if row.max_relative_error is None else f"{row.max_relative_error:.1e}"
     print(
         f"{row.name:31} {row.package:10} {row.layout:15} {row.status:8} {error:>8}"
         f" {row.plan_s:6.1f} {row.seconds:6.1f} {row.split:>9} {row.split_values:6}"
         f"  {'; '.join(row.replicated)}",
-        file=out,
         flush=True,
     )
     if row.status != "ok":
-        print("    " + row.detail.strip().replace("\n", "\n    "), file=out, flush=True)
+        print("    " + row.detail.strip().replace("\n", "\n    "), flush=True)
 
 
 if __name__ == "__main__":

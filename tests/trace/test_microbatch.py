@@ -258,5 +258,5 @@ def test_the_update_is_done_once() -> None:
 def test_counts_are_powers_of_two_that_divide_the_batch() -> None:
     variants = Variants(traced_of(lambda x: x.sum(), jnp.zeros((24, 2))))
     assert variants.counts() == (2, 4, 8)
-    assert str(Variant(4, remat=True)) == "4 microbatches, remat"
+    assert str(Variant(4, remat="full")) == "4 microbatches, remat full"
     assert str(Variant()) == "as written"

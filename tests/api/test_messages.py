@@ -174,6 +174,9 @@ def test_ctrl_c_later_uses_the_best_plan_so_far(monkeypatch: pytest.MonkeyPatch)
 
 
 SOLVING = """
+import signal
+# Background jobs of a shell are started with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from autoshard.search.cpsat import close
 from autoshard.search.problem import Pair, Problem, Variable

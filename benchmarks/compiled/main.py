@@ -25,6 +25,9 @@ _COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
 _TRIFLE = 1e-3
 
 
+_ROOT = Path(__file__).resolve().parent.parent.parent
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print; 0 always, a benchmark judges nothing."""
     parser = argparse.ArgumentParser("python -m benchmarks compiled", description=__doc__)
@@ -150,11 +153,20 @@ def _as_json(pairs: Sequence[Pair], argv: Sequence[str] | None) -> dict[str, Any
                 "batch_size": p.case.batch_size,
                 "on": p.case.on,
                 "plan": p.key,
-                **(as_json(p.found) if p.found else {"mesh": p.plan.mesh.sizes}),
+                **(_anywhere(as_json(p.found)) if p.found else {"mesh": p.plan.mesh.sizes}),
             }
             for p in pairs
         ],
     }
+
+
+def _anywhere(found: Any) -> Any:
+    """The same with the repository's own lines named from its root, whatever machine this is."""
+    if isinstance(found, dict):
+        return {key: _anywhere(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_anywhere(value) for value in found]
+    return found.replace(f"{_ROOT}{os.sep}", "") if isinstance(found, str) else found
 
 
 def _command(argv: Sequence[str] | None) -> str:

@@ -92,7 +92,7 @@ def constrained_dims(
             dims.append(None)
         else:
             dims.append(() if entry is None else (entry,) if isinstance(entry, str) else entry)
-    return tuple(dims), {str(name): int(size) for name, size in sharding.mesh.shape.items()}
+    return tuple(dims), sizes_of(sharding.mesh)
 
 
 def without_dead_code(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -205,9 +205,8 @@ def at_line_of(eqn: JaxprEqn) -> Iterator[None]:
 @contextmanager
 def as_if_traced_at(eqn: JaxprEqn) -> Iterator[None]:
     """Bind primitives under an equation's own source line, name stack and context."""
-    stack = _source_info.current_name_stack() + eqn.source_info.name_stack
     manager: AbstractContextManager[Any] = eqn.ctx.manager
-    with _source_info.user_context(eqn.source_info.traceback, name_stack=stack), manager:
+    with at_line_of(eqn), manager:
         yield
 
 
@@ -218,6 +217,35 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], params: dict[str, Any]) -> list[A
     funs, kwargs = got if isinstance(got, tuple) else ((), got)
     out = eqn.primitive.bind(*funs, *values, **kwargs)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def with_bodies(
+    eqn: JaxprEqn,
+    values: Sequence[Any],
+    params: dict[str, Any],
+    body: Callable[[Any, str], ClosedJaxpr],
+) -> tuple[list[Any], dict[str, Any]]:
+    """Operands and parameters of control flow with other bodies; of any other equation, as given.
+
+    Args:
+        eqn: the equation.
+        values: of its operands.
+        params: its parameters, or what stands for them.
+        body: a body, closed or open, and which it is ("", "/c", "/b", "/b0", ...) -> the new one.
+    """
+    name, params = eqn.primitive.name, dict(params)
+    if name in REMAT_BODIES:
+        params["jaxpr"], hoisted = without_consts(body(params["jaxpr"], ""))
+        return [*hoisted, *values], params
+    if name == "scan":
+        params["jaxpr"] = body(params["jaxpr"], "")
+    elif name == "while":
+        params["cond_jaxpr"] = body(params["cond_jaxpr"], "/c")
+        params["body_jaxpr"] = body(params["body_jaxpr"], "/b")
+    elif name == "cond":
+        branches = enumerate(params["branches"])
+        params["branches"] = tuple(body(branch, f"/b{i}") for i, branch in branches)
+    return list(values), params
 
 
 def lie_by_rows(value: Any) -> Any:
@@ -273,6 +301,11 @@ def plain_aval(aval: Any) -> Any:
     if getattr(aval, "sharding", None) is None:
         return aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def sizes_of(mesh: Any) -> dict[str, int]:
+    """The axes of a mesh, concrete or abstract, with their sizes."""
+    return {str(name): int(size) for name, size in mesh.shape.items()}
 
 
 def explicit_mesh() -> jax.sharding.Mesh | None:

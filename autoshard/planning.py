@@ -37,8 +37,9 @@ from autoshard.trace.variants import Variants
 from autoshard.variants import Candidate, choose
 
 _THREE_AXES = ("data", "fsdp", "tensor")
-# A program is printed in full only up to here; the rest is counted.
+# Lines on large values that had to stay whole.
 _MOST_WHOLE = 5
+# A program is printed in full only up to here; the rest is counted.
 _MOST_UNKNOWN = 8
 
 

@@ -191,11 +191,7 @@ class _Choice:
         return found
 
     def _is_worth_it(self, variant: Variant) -> bool:
-        """Whether a form may fit, and may be faster than the best that does.
-
-        Raises:
-            MicrobatchError: the step cannot be taken in so many microbatches.
-        """
+        """Whether a form may fit, and may be faster than the best that does."""
         count, remat = variant.microbatches, variant.remat
         if count < self.least_count.get(remat, 1):
             return False

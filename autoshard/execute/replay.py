@@ -92,20 +92,12 @@ class Replay:
         if name in _compat.CONSTRAINTS and _compat.constrained_dims(eqn) is not None:
             # The plan keeps what the user said, and says it on the mesh that was chosen.
             return values
-        params = dict(eqn.params)
-        if name == "shard_map" and _sizes(params["mesh"]) == _sizes(self.mesh):
+        values, params = _compat.with_bodies(
+            eqn, values, eqn.params, lambda body, which: self._body(body, at + which)
+        )
+        sizes_of = _compat.sizes_of
+        if name == "shard_map" and sizes_of(params["mesh"]) == sizes_of(self.mesh):
             params["mesh"] = self.mesh  # the author's, but for the order of its devices
-        if name in _compat.REMAT_BODIES:
-            params["jaxpr"], hoisted = _compat.without_consts(self._body(params["jaxpr"], at))
-            values = [*hoisted, *values]
-        elif name == "scan":
-            params["jaxpr"] = self._body(params["jaxpr"], at)
-        elif name == "while":
-            params["cond_jaxpr"] = self._body(params["cond_jaxpr"], f"{at}/c")
-            params["body_jaxpr"] = self._body(params["body_jaxpr"], f"{at}/b")
-        elif name == "cond":
-            branches = enumerate(params["branches"])
-            params["branches"] = tuple(self._body(b, f"{at}/b{i}") for i, b in branches)
         return _compat.bind(eqn, values, params)
 
     def _body(self, body: Any, at: str) -> _compat.ClosedJaxpr:
@@ -116,7 +108,3 @@ class Replay:
             return self._all(results, at, "out")
 
         return _compat.retrace(run, [v.aval for v in jaxpr.invars])
-
-
-def _sizes(mesh: Any) -> dict[str, int]:
-    return {str(name): int(size) for name, size in mesh.shape.items()}

@@ -57,24 +57,14 @@ def _equation(eqn: _compat.JaxprEqn, values: list[Any], mesh: Any) -> list[Any]:
     if inlined is not None:
         jaxpr, consts, operands = inlined
         return _run(jaxpr, consts, [values[k] for k in operands], mesh)
-    name, params = eqn.primitive.name, dict(eqn.params)
-    if name == "reshard":
-        return [_constrained(values[0], params["dst_sharding"], mesh)]
-    wanted = [params[key] for key in _SHARDINGS if isinstance(params.get(key), NamedSharding)]
-    params.update({key: None for key in _SHARDINGS if key in params and name != "reshard"})
-    if name == "sharding_constraint":
-        return [_constrained(values[0], eqn.params["sharding"], mesh)]
+    name = eqn.primitive.name
+    if name in _compat.CONSTRAINTS:
+        return [_constrained(values[0], eqn.params[_compat.CONSTRAINTS[name]], mesh)]
+    wanted = [s for key in _SHARDINGS if isinstance(s := eqn.params.get(key), NamedSharding)]
+    values, params = _compat.with_bodies(eqn, values, eqn.params, lambda body, _: _body(body, mesh))
+    params.update({key: None for key in _SHARDINGS if key in params})
     if name == "shard_map":
         params["mesh"] = _compat.automatic(mesh)
-    elif name in _compat.REMAT_BODIES:
-        params["jaxpr"], hoisted = _compat.without_consts(_body(params["jaxpr"], mesh))
-        values = [*hoisted, *values]
-    elif name == "scan":
-        params["jaxpr"] = _body(params["jaxpr"], mesh)
-    elif name == "while":
-        params.update({key: _body(params[key], mesh) for key in ("cond_jaxpr", "body_jaxpr")})
-    elif name == "cond":
-        params["branches"] = tuple(_body(branch, mesh) for branch in params["branches"])
     outs = _compat.bind(eqn, values, params)
     return [_constrained(outs[0], wanted[0], mesh), *outs[1:]] if wanted else outs
 

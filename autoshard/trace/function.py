@@ -117,7 +117,7 @@ def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset
         outputs=outputs,
         aliases=aliases,
         fingerprint=fingerprint(closed),
-        mesh_sizes=tuple((walker.mesh_sizes or walker.manual_sizes).items()),
+        mesh_sizes=walker.own_mesh,
     )
     return Traced(program, closed, sig, out_tree, fn)
 
@@ -159,7 +159,7 @@ def rewritten(traced: Traced, closed: _compat.ClosedJaxpr, notes: tuple[str, ...
         outputs=tuple(replace(x, tensor=t) for x, t in zip(was.outputs, results, strict=True)),
         aliases=was.aliases,
         fingerprint=fingerprint(closed),
-        mesh_sizes=tuple((walker.mesh_sizes or walker.manual_sizes).items()),
+        mesh_sizes=walker.own_mesh,
     )
     return replace(traced, program=program, closed=closed, notes=(*traced.notes, *notes))
 

@@ -17,7 +17,16 @@ from autoshard import _compat
 from autoshard.plan import units
 from autoshard.trace.alike import computed_alike
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import Env, atom, inlined, mirrored, size_bytes_of, stacking
+from autoshard.trace.surgery import (
+    Env,
+    Loops,
+    atom,
+    inlined,
+    mirrored,
+    size_bytes_of,
+    stacking,
+    with_loops,
+)
 
 # Made of what they read at no cost but memory traffic: kept, they only take room.
 _VIEWS = frozenset(
@@ -95,34 +104,21 @@ def keeping(
     Returns:
         The program, and what was changed in it; the program as it was, and nothing.
     """
-    flat, done = _rewritten(inlined(closed, remat_in_loops=True), saves)
+    flat, done = with_loops(inlined(closed, remat_in_loops=True), lambda _: _pairs(saves))
     return (_compat.without_dead_code(flat), done) if done else (closed, ())
 
 
-def _rewritten(
-    closed: _compat.ClosedJaxpr, saves: Saves
-) -> tuple[_compat.ClosedJaxpr, tuple[Kept, ...]]:
-    """The same before dead code is dropped, of bodies of scans too."""
-    eqns, done = list(closed.jaxpr.eqns), list[Kept]()
-    for b, eqn in enumerate(eqns):
-        if eqn.primitive.name != "scan":
-            continue
-        body, inside = _rewritten(eqn.params["jaxpr"], saves)
-        if inside:
-            eqns[b] = eqn.replace(params={**eqn.params, "jaxpr": body})
-            done += inside
-        for f in range(b):
-            if not mirrored(eqns[f], eqns[b]):
-                continue
-            pair = _kept(eqns[f], eqns[b], saves)
-            if pair is not None:
-                eqns[f], eqns[b], described = pair
-                done.append(described)
-    if not done:
-        return closed, ()
-    old = closed.jaxpr
-    whole = _compat.new_jaxpr(old, old.constvars, old.invars, old.outvars, eqns)
-    return _compat.ClosedJaxpr(whole, closed.consts), tuple(done)
+def _pairs(saves: Saves) -> Loops[Kept]:
+    """What has a loop read what it computed as another did."""
+
+    def rewrite(eqns: list[_compat.JaxprEqn], f: int, b: int) -> Kept | None:
+        pair = _kept(eqns[f], eqns[b], saves) if mirrored(eqns[f], eqns[b]) else None
+        if pair is None:
+            return None
+        eqns[f], eqns[b], said = pair
+        return said
+
+    return rewrite
 
 
 def _kept(

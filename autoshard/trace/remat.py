@@ -16,7 +16,17 @@ from typing import Any
 from autoshard import _compat
 from autoshard.plan import units
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import Env, atom, inlined, mirrored, readers, renamed, stacking
+from autoshard.trace.surgery import (
+    Env,
+    Loops,
+    atom,
+    inlined,
+    mirrored,
+    readers,
+    renamed,
+    stacking,
+    with_loops,
+)
 
 # Lines of a loop body that a note names.
 _SHOWN = 4
@@ -62,36 +72,24 @@ def rematerialised(
     Returns:
         The program, and what was changed in it; the program as it was, and nothing.
     """
-    flat, done = _rewritten(inlined(closed))
+    flat, done = with_loops(inlined(closed), _pairs)
     return (_compat.without_dead_code(flat), done) if done else (closed, ())
 
 
-def _rewritten(
-    closed: _compat.ClosedJaxpr,
-) -> tuple[_compat.ClosedJaxpr, tuple[Recomputed, ...]]:
-    """The same before dead code is dropped, of bodies of scans too."""
-    eqns, done = list(closed.jaxpr.eqns), list[Recomputed]()
-    reads = readers(closed.jaxpr)
-    for b, eqn in enumerate(eqns):
-        if eqn.primitive.name != "scan":
-            continue
-        body, inside = _rewritten(eqn.params["jaxpr"])
-        if inside:
-            eqns[b] = eqn.replace(params={**eqn.params, "jaxpr": body})
-            done += inside
-        for f in range(b):
-            taken = _residuals(closed.jaxpr.eqns, reads, f, b)
-            if taken:
-                done.append(_described(eqns[f], taken))
-                carries = _carries(eqns[f])
-                eqns[f], stacks = stacking(eqns[f], carries)
-                saved = [stacks[v] for v in carries]
-                eqns[b] = _recomputing(eqns[f], eqns[b], taken, saved)
-    if not done:
-        return closed, ()
-    old = closed.jaxpr
-    whole = _compat.new_jaxpr(old, old.constvars, old.invars, old.outvars, eqns)
-    return _compat.ClosedJaxpr(whole, closed.consts), tuple(done)
+def _pairs(jaxpr: _compat.Jaxpr) -> Loops[Recomputed]:
+    """What has a loop compute again what it read of another."""
+    reads = readers(jaxpr)
+
+    def rewrite(eqns: list[_compat.JaxprEqn], f: int, b: int) -> Recomputed | None:
+        taken = _residuals(jaxpr.eqns, reads, f, b)
+        if not taken:
+            return None
+        said, carries = _described(eqns[f], taken), _carries(eqns[f])
+        eqns[f], stacks = stacking(eqns[f], carries)
+        eqns[b] = _recomputing(eqns[f], eqns[b], taken, [stacks[v] for v in carries])
+        return said
+
+    return rewrite
 
 
 def _residuals(

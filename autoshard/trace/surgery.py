@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from autoshard import _compat
 from autoshard.trace.source import user_line
 from autoshard.trace.walk import itemsize_bytes
 
 Env = dict[Any, Any]
+Note = TypeVar("Note")
 
 
 def atom(env: Env, value: Any) -> Any:
@@ -107,6 +108,40 @@ def mirrored(forward: _compat.JaxprEqn, other: _compat.JaxprEqn) -> bool:
         return False
     p, q = forward.params, other.params
     return bool(p["length"] == q["length"] and p["reverse"] != q["reverse"])
+
+
+Loops = Callable[[list[_compat.JaxprEqn], int, int], Note | None]
+
+
+def with_loops(
+    closed: _compat.ClosedJaxpr, start: Callable[[_compat.Jaxpr], Loops[Note]]
+) -> tuple[_compat.ClosedJaxpr, tuple[Note, ...]]:
+    """The program with pairs of loops rewritten, in bodies of scans too; dead code stays.
+
+    Args:
+        closed: any program.
+        start: a jaxpr as it was -> what rewrites two of its loops, given all equations as they are
+            by now and the places of the first and of the second: it puts new ones there, and says
+            what it did; None where it did nothing.
+
+    Returns:
+        The program, and what was done; the program as it was, and nothing.
+    """
+    old, done = closed.jaxpr, list[Note]()
+    eqns, rewrite = list(old.eqns), start(old)
+    for b, eqn in enumerate(eqns):
+        if eqn.primitive.name != "scan":
+            continue
+        body, inside = with_loops(eqn.params["jaxpr"], start)
+        if inside:
+            eqns[b] = eqn.replace(params={**eqn.params, "jaxpr": body})
+            done += inside
+        found = (rewrite(eqns, f, b) for f in range(b))
+        done += [note for note in found if note is not None]
+    if not done:
+        return closed, ()
+    whole = _compat.new_jaxpr(old, old.constvars, old.invars, old.outvars, eqns)
+    return _compat.ClosedJaxpr(whole, closed.consts), tuple(done)
 
 
 def stacking(

@@ -44,6 +44,11 @@ class Walker:
         self.manual_sizes: dict[str, int] = {}
         self._rules: dict[Hashable, Rule] = {}
 
+    @property
+    def own_mesh(self) -> tuple[tuple[str, int], ...]:
+        """Axes and sizes of the mesh that the user speaks of; `Program.mesh_sizes`."""
+        return tuple((self.mesh_sizes or self.manual_sizes).items())
+
     def tensor(self, aval: Any) -> int:
         """A new tensor with an aval's shape and dtype."""
         shape = tuple(int(d) for d in getattr(aval, "shape", ()))
@@ -154,7 +159,7 @@ class Walker:
         return outs
 
     def _manual(self, eqn: _compat.JaxprEqn) -> Manual:
-        sizes = {str(name): int(size) for name, size in eqn.params["mesh"].shape.items()}
+        sizes = _compat.sizes_of(eqn.params["mesh"])
         self.manual_sizes = self.manual_sizes or sizes
         return Manual(manual_axes(eqn.params), tuple(sizes.items()))
 

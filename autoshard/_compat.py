@@ -5,11 +5,12 @@ When a JAX release moves something, this is the file that changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import core as _core
 from jax._src import mesh as _mesh
 from jax._src import source_info_util as _source_info
@@ -204,19 +205,42 @@ def at_line_of(eqn: JaxprEqn) -> Iterator[None]:
 
 @contextmanager
 def as_if_traced_at(eqn: JaxprEqn) -> Iterator[None]:
-    """Bind primitives under an equation's own source line, name stack and context."""
+    """Bind primitives under an equation's own source line, name stack and context.
+
+    Inside a `shard_map` the mesh of the context is the one that it runs on, whichever it was traced
+    on.
+    """
     manager: AbstractContextManager[Any] = eqn.ctx.manager
+    here = _mesh.get_abstract_mesh()
     with at_line_of(eqn), manager:
-        yield
+        if here.manual_axes:
+            with _mesh.use_abstract_mesh(here):
+                yield
+        else:
+            yield
 
 
 def bind(eqn: JaxprEqn, values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
-    """Evaluate one equation on `values` with `params` in place of its own."""
+    """Evaluate one equation on `values` with `params` in place of its own.
+
+    Inside a `shard_map`, on the mesh that it runs on.
+    """
+    if _mesh.get_abstract_mesh().manual_axes:
+        params = {k: None if _is_of_a_type(v) else v for k, v in params.items()}
+        # Types of literals know the mesh that they were traced on.
+        values = [np.asarray(v) if type(v).__name__ == "TypedNdArray" else v for v in values]
     got = eqn.primitive.get_bind_params(params)
     # Older releases return (functions, params), newer ones params alone.
     funs, kwargs = got if isinstance(got, tuple) else ((), got)
     out = eqn.primitive.bind(*funs, *values, **kwargs)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def _is_of_a_type(value: Any) -> bool:
+    """Whether a parameter is a sharding that says nothing but the mesh that was traced on."""
+    return isinstance(value, jax.sharding.NamedSharding) and isinstance(
+        value.mesh, jax.sharding.AbstractMesh
+    )
 
 
 def with_bodies(
@@ -248,13 +272,27 @@ def with_bodies(
     return list(values), params
 
 
+def bodies_of(eqn: JaxprEqn) -> dict[str, Any]:
+    """The bodies that `with_bodies` asks for, by which they are."""
+    found: dict[str, Any] = {}
+
+    def note(body: Any, which: str) -> ClosedJaxpr:
+        found[which] = body
+        return ClosedJaxpr(*open_body(body))
+
+    with_bodies(eqn, (), eqn.params, note)
+    return found
+
+
 def lie_by_rows(value: Any) -> Any:
     """The value with its last dimension minor in memory, as arrays come and go by default."""
     return with_layout_constraint(value, Layout(tuple(range(value.ndim))))
 
 
 def retrace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:
-    """Trace `fun` over flat avals."""
+    """Trace `fun` over flat avals; inside a `shard_map`, on the mesh that it runs on."""
+    if _mesh.get_abstract_mesh().manual_axes:
+        avals = [plain_aval(aval) for aval in avals]
     return jax.make_jaxpr(fun)(*avals)
 
 
@@ -306,6 +344,44 @@ def plain_aval(aval: Any) -> Any:
 def sizes_of(mesh: Any) -> dict[str, int]:
     """The axes of a mesh, concrete or abstract, with their sizes."""
     return {str(name): int(size) for name, size in mesh.shape.items()}
+
+
+def abstract_mesh(sizes: Mapping[str, int]) -> Any:
+    """A mesh of no devices, whose axes the compiler lays out."""
+    return jax.sharding.AbstractMesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+    )
+
+
+def manual_axes(eqn: JaxprEqn) -> frozenset[str]:
+    """The axes over which a `shard_map` is written; the others are the compiler's."""
+    return frozenset(eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", ())))
+
+
+def leaves_axes(eqn: JaxprEqn) -> bool:
+    """Whether a `shard_map` leaves some axes of its mesh to the compiler."""
+    return manual_axes(eqn) < set(sizes_of(eqn.params["mesh"]))
+
+
+def shard_map(
+    fun: Callable[..., Any],
+    mesh: Any,
+    in_specs: Any,
+    out_specs: Any,
+    manual: Collection[str],
+) -> Callable[..., Any]:
+    """`jax.shard_map` over some axes of a mesh, for code that does not say what varies over them."""
+    mapped: Callable[..., Any] = jax.shard_map(
+        fun,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names=set(manual),
+        check_vma=False,
+    )
+    return mapped
 
 
 def explicit_mesh() -> jax.sharding.Mesh | None:

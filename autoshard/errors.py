@@ -55,6 +55,10 @@ class MicrobatchError(AutoshardError, ValueError):
     """
 
 
+class PipelineError(AutoshardError, ValueError):
+    """The layers of a step cannot be pipelined as asked for; the message says what is in the way."""
+
+
 class UnknownPrimitiveError(AutoshardError):
     """Strict mode, and the program holds a primitive without a sharding rule."""
 

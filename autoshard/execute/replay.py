@@ -92,13 +92,39 @@ class Replay:
         if name in _compat.CONSTRAINTS and _compat.constrained_dims(eqn) is not None:
             # The plan keeps what the user said, and says it on the mesh that was chosen.
             return values
+        if name == "shard_map":
+            return self._manual(eqn, values, at)
         values, params = _compat.with_bodies(
             eqn, values, eqn.params, lambda body, which: self._body(body, at + which)
         )
-        sizes_of = _compat.sizes_of
-        if name == "shard_map" and sizes_of(params["mesh"]) == sizes_of(self.mesh):
-            params["mesh"] = self.mesh  # the author's, but for the order of its devices
         return _compat.bind(eqn, values, params)
+
+    def _manual(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
+        """Code that its author lays out; on the plan's mesh where that is the author's."""
+        params, sizes_of = dict(eqn.params), _compat.sizes_of
+        if sizes_of(params["mesh"]) == sizes_of(self.mesh):
+            params["mesh"] = self.mesh  # but for the order of its devices
+            if _compat.leaves_axes(eqn):
+                return self._stages(eqn, values, at)
+        return _compat.bind(eqn, values, params)
+
+    def _stages(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
+        """The same, of which some axes are the plan's."""
+        jaxpr, consts = _compat.open_body(eqn.params["jaxpr"])
+
+        def run(*args: Any) -> list[Any]:
+            results = self.run(jaxpr, consts, self._all(args, at, "in"), f"{at}/")
+            return self._all(results, at, "out")
+
+        return list(
+            _compat.shard_map(
+                run,
+                self.mesh,
+                in_specs=tuple(eqn.params["in_specs"]),
+                out_specs=list(eqn.params["out_specs"]),
+                manual=_compat.manual_axes(eqn),
+            )(*values)
+        )
 
     def _body(self, body: Any, at: str) -> _compat.ClosedJaxpr:
         jaxpr, consts = _compat.open_body(body)

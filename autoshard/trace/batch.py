@@ -78,7 +78,7 @@ _KEEPING_ZERO = frozenset(
     "broadcast_in_dim convert_element_type copy reshape squeeze transpose".split()
 )
 # Parameters that say shapes, and so differ between the traces.
-_SHAPES = frozenset({"shape", "new_sizes", "slice_sizes", "limit_indices"})
+SHAPES = frozenset({"shape", "new_sizes", "slice_sizes", "limit_indices"})
 _RANDOM = frozenset(
     {"random_bits", "random_split", "random_gamma", "rng_bit_generator", "rng_uniform"}
 )
@@ -431,7 +431,7 @@ def _agreed(big: Any, small: Any, eqn: _compat.JaxprEqn) -> Any:
 def _same_params(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> None:
     for key, value in big.params.items():
         other: Any = small.params.get(key)
-        if key in _SHAPES or callable(value) or value is other or value == other:
+        if key in SHAPES or callable(value) or value is other or value == other:
             continue
         raise refused(
             f"{big.primitive.name} works otherwise for a smaller batch ({key} {value} and {other})",

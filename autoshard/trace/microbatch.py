@@ -51,7 +51,7 @@ def in_microbatches(traced: Traced, pieces: int) -> Traced:
         MicrobatchError: the batch does not divide, or the sums would not be the same; says which
             line of the user's is in the way.
     """
-    leaves, batch = _batch_leaves(traced, pieces)
+    leaves, batch = batch_leaves(traced, pieces)
     sig = traced.signature
     small_leaves = [
         replace(info, shape=(info.shape[0] // pieces, *info.shape[1:])) if i in leaves else info
@@ -102,12 +102,22 @@ def _data(traced: Traced) -> list[int]:
     ]
 
 
-def _batch_leaves(traced: Traced, pieces: int) -> tuple[frozenset[int], Batch]:
-    """Which inputs hold a batch, by their first dimension, and how it is dealt out."""
+def batch_leaves(traced: Traced, pieces: int, least: int = 2) -> tuple[frozenset[int], Batch]:
+    """Which inputs hold a batch, by their first dimension, and how it is dealt out.
+
+    Args:
+        traced: the step.
+        pieces: parts of the batch.
+        least: examples that each must have.
+
+    Raises:
+        MicrobatchError: there is no batch, or it does not divide.
+    """
     size = batch_size(traced)
-    if size % pieces or size // pieces < 2:
+    if size % pieces or size // pieces < least:
         raise refused(
-            f"a batch of {size} does not divide into {pieces} microbatches of 2 examples or more"
+            f"a batch of {size} does not divide into {pieces} microbatches of {least} examples or"
+            " more"
         )
     leaves = traced.program.inputs
     found = frozenset(i for i in _data(traced) if leaves[i].shape[0] == size)
@@ -286,7 +296,7 @@ def _loop(cut: _Cut, env: Env) -> Env:
                 after.append(jax.lax.add(total, new) if is_sum else new)
         return after, [inner[cut.results[x]] for x in stacked]
 
-    zeros = [jnp.zeros(_compat.shape_of(x), _wide(_compat.dtype_of(x))) for x in carried]
+    zeros = [jnp.zeros(_compat.shape_of(x), wide(_compat.dtype_of(x))) for x in carried]
     parts = [_dealt(env[x], cut.states[x].dim, cut.batch) for x in dealt]
     totals, rows = jax.lax.scan(body, zeros, parts, length=cut.batch.pieces)
     out: Env = {
@@ -299,7 +309,7 @@ def _loop(cut: _Cut, env: Env) -> Env:
     return out
 
 
-def _wide(dtype: Any) -> Any:
+def wide(dtype: Any) -> Any:
     """What sums of a dtype are accumulated in: microbatches must not cost digits."""
     narrow = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
     return jnp.dtype("float32") if narrow else dtype

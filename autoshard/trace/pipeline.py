@@ -1,0 +1,675 @@
+"""Scanned layers as a pipeline: stages of layers on the axis `pipe`, microbatches passed along.
+
+A loop over stacked layers carries the batch from layer to layer. Where the sharding rules of its
+body prove that no example meets another (`autoshard.trace.batch`), the stack may be cut into stages
+and the batch into microbatches: every stage runs its own layers on one microbatch per *tick* and
+hands the carry to the next, so that after `stages - 1` ticks all of them work (GPipe,
+arXiv:1811.06965). The backward loop of the same layers is one more such loop in the other
+direction, over the ticks of the forward loop from the last to the first: the values that it reads
+of them are then those of its own microbatch on every stage, and never leave the stage.
+
+Everything is a `shard_map` over `pipe` and `data`; `tensor` stays with the compiler, and with the
+plan. Sums over the batch leave it as one term per shard of `data`, added up outside, where the plan
+decides how. What the loops make is equal to what they made, dropout included: random numbers are
+drawn for the whole batch, and every microbatch takes its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from autoshard import _compat
+from autoshard.errors import MicrobatchError, PipelineError
+from autoshard.trace.batch import SAME, ZERO, Batch, Part, State, state_of
+from autoshard.trace.function import Traced, jaxpr_of, rewritten
+from autoshard.trace.microbatch import batch_leaves, batch_size, wide
+from autoshard.trace.resize import Resize
+from autoshard.trace.signature import Signature
+from autoshard.trace.source import user_line
+from autoshard.trace.surgery import inlined, mirrored, readers
+
+PIPE, DATA, TENSOR = AXES = ("pipe", "data", "tensor")
+
+
+@dataclass(frozen=True, order=True)
+class Pipeline:
+    """How layers are cut into stages, and the mesh for it.
+
+    Attributes:
+        stages: size of the axis `pipe`; 2 or more.
+        microbatches: parts that each shard of the batch is taken in.
+        data: size of the axis `data`, which splits the batch.
+        tensor: size of the axis `tensor`, with which the plan does as it likes.
+    """
+
+    stages: int
+    microbatches: int
+    data: int = 1
+    tensor: int = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the mesh."""
+        return {PIPE: self.stages, DATA: self.data, TENSOR: self.tensor}
+
+    @property
+    def ticks(self) -> int:
+        """How often a stage runs, in one direction."""
+        return self.microbatches + self.stages - 1
+
+    @property
+    def bubble(self) -> float:
+        """The part of all ticks in which a stage has nothing to do."""
+        return (self.stages - 1) / self.ticks
+
+    def __str__(self) -> str:
+        return f"{self.stages} stages x {self.microbatches} microbatches"
+
+
+Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The loops over a step's layers that may be cut into stages; from `layers_of`.
+
+    Attributes:
+        traced: the step as written.
+        closed: in the form that is to be pipelined.
+        batch: examples in it.
+        loops: by the index of their equation.
+    """
+
+    traced: Traced
+    closed: _compat.ClosedJaxpr
+    batch: int
+    loops: Mapping[int, _Loop]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many layers each loop has."""
+        return tuple(int(loop.big.params["length"]) for loop in self.loops.values())
+
+    def pipelined(self, pipe: Pipeline) -> Traced:
+        """The step with its layers cut into stages.
+
+        Raises:
+            PipelineError: layers or batch do not divide.
+        """
+        pieces = pipe.microbatches * pipe.data
+        if self.batch % pieces:
+            raise PipelineError(
+                f"a batch of {self.batch} does not divide into {pipe.microbatches} microbatches on"
+                f" each of {pipe.data} shards"
+            )
+        for loop in self.loops.values():
+            if loop.big.params["length"] % pipe.stages:
+                raise PipelineError(
+                    f"the {loop.big.params['length']} layers at {user_line(loop.big)} do not divide"
+                    f" into {pipe.stages} stages"
+                )
+        program = _Program(self.closed, self.loops, pipe, self.batch)
+        avals = [v.aval for v in self.closed.jaxpr.invars]
+        closed = _compat.without_dead_code(_compat.retrace(lambda *args: program.run(args), avals))
+        return rewritten(self.traced, closed, (*self._notes(pipe),))
+
+    def _notes(self, pipe: Pipeline) -> Iterator[str]:
+        lengths = {user_line(loop.big): loop.big.params["length"] for loop in self.loops.values()}
+        for line, length in lengths.items():
+            yield (
+                f"pipeline: the {length} layers at {line} are {pipe.stages} stages of"
+                f" {length // pipe.stages}, each run on {pipe.microbatches} microbatches of"
+                f" {self.batch // (pipe.microbatches * pipe.data)} examples"
+            )
+
+
+def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
+    """Find the loops over layers, and prove that the batch may pass through them in parts.
+
+    The step is traced once more with a part of the batch: where the two traces differ, there is the
+    batch, and what has its size.
+
+    Args:
+        traced: the step as written.
+        reform: makes the form of it that is to be pipelined.
+
+    Raises:
+        PipelineError: there are none, or the examples of the batch meet in one; says which line of
+            the user's is in the way.
+    """
+    try:
+        size = batch_size(traced)
+        pieces = next((p for p in range(2, size // 2 + 1) if size % p == 0), 2)
+        leaves, batch = batch_leaves(traced, pieces)
+    except MicrobatchError as error:
+        raise PipelineError(_about(error)) from error
+    sig = traced.signature
+    infos = tuple(
+        replace(info, shape=(info.shape[0] // pieces, *info.shape[1:])) if i in leaves else info
+        for i, info in enumerate(sig.leaves)
+    )
+    try:
+        small, *_ = jaxpr_of(traced.fn, Signature(sig.in_tree, infos))
+    except Exception as error:  # the user's function, on a batch it was not written for
+        raise PipelineError(
+            f"tracing the step with a batch of {batch.size // pieces} fails:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    one, other = (inlined(reform(x), remat_in_loops=True) for x in (traced.closed, small))
+    loops = _loops(one.jaxpr, other.jaxpr, _Dealt(batch.size, batch.pieces))
+    return Layers(traced, one, batch.size, loops)
+
+
+def _about(error: MicrobatchError) -> str:
+    return str(error).replace("the step cannot be taken in microbatches", "no pipeline")
+
+
+# -- which loops, and what they read and make ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Dealt(Batch):
+    """Microbatches whose loops know which examples they hold.
+
+    Attributes:
+        numbered: results that are made for every example by number (random bits, counters), as
+            the small trace calls them -> the equation.
+    """
+
+    numbered: dict[Any, _compat.JaxprEqn] = field(default_factory=dict, compare=False)
+
+    def _made(
+        self, big: _compat.JaxprEqn, small: _compat.JaxprEqn, states: Sequence[State]
+    ) -> list[State]:
+        dims = [self.split_dim(x, y, big) for x, y in zip(big.outvars, small.outvars, strict=True)]
+        try:
+            return super()._made(big, small, states)
+        except MicrobatchError:
+            self.numbered.update((y, big) for y in small.outvars)
+            return [SAME if d is None else State(Part.SPLIT, d) for d in dims]
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """One loop that is pipelined.
+
+    Attributes:
+        big: as it is.
+        small: the same for one microbatch.
+        ins, outs: what becomes of the batch in its operands and results.
+        numbered: as `_Dealt` has it, of its body.
+        ticked: operands that are results of its mirror image, read tick by tick.
+        kept: results that are read tick by tick, and
+        whole: those that are read otherwise.
+    """
+
+    big: _compat.JaxprEqn
+    small: _compat.JaxprEqn
+    ins: tuple[State, ...]
+    outs: tuple[State, ...]
+    numbered: frozenset[Any]
+    ticked: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
+
+
+def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int, _Loop]:
+    """The loops that can be pipelined, by the index of their equation.
+
+    Raises:
+        PipelineError: there are none, or the examples of the batch meet in one.
+    """
+    one = [(i, eqn) for i, eqn in enumerate(big.eqns) if eqn.primitive.name == "scan"]
+    other = [eqn for eqn in small.eqns if eqn.primitive.name == "scan"]
+    if len(one) != len(other):
+        raise PipelineError("the step has other loops for a smaller batch")
+    zeros = _zeros(big)
+    found: dict[int, _Loop] = {}
+    for (i, x), y in zip(one, other, strict=True):
+        if not _has_layers(x, y):
+            continue
+        line = user_line(x)
+        try:
+            ins = [
+                _state(v, dealt.split_dim(v, w, x), zeros)
+                for v, w in zip(x.invars, y.invars, strict=True)
+            ]
+            outs, merged = dealt.step(x, y, ins)
+        except MicrobatchError as error:
+            raise PipelineError(f"the layers at {line}: {_about(error)}") from error
+        body = {v for eqn in merged.params["jaxpr"].jaxpr.eqns for v in eqn.outvars}
+        inside = _results_of(merged.params["jaxpr"].jaxpr)
+        numbered = {v: eqn for v, eqn in dealt.numbered.items() if v in inside}
+        if hidden := [eqn for v, eqn in numbered.items() if v not in body]:
+            raise PipelineError(
+                f"{hidden[0].primitive.name} makes something for every example inside a loop in"
+                f" the layers ({user_line(hidden[0])})"
+            )
+        found[i] = _Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered))
+    if not found:
+        raise PipelineError("the step has no loop (`jax.lax.scan`) over stacked layers")
+    return _linked(big, found)
+
+
+def _state(value: Any, dim: int | None, zeros: set[Any]) -> State:
+    """What becomes of the batch in an operand that has it on a dimension."""
+    if dim is not None:
+        return State(Part.SPLIT, dim)
+    literal = isinstance(value, _compat.Literal)
+    return state_of(value, {} if literal else {value: ZERO if value in zeros else SAME})
+
+
+def _results_of(jaxpr: _compat.Jaxpr) -> set[Any]:
+    return {v for eqn in _compat.all_equations(jaxpr) for v in eqn.outvars}
+
+
+def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:
+    """Variables that are zeros by definition."""
+    found: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
+            (value, *_) = eqn.invars
+            literal = isinstance(value, _compat.Literal)
+            if (literal and not jnp.any(value.val)) if literal else value in found:
+                found.update(eqn.outvars)
+    return found
+
+
+def _has_layers(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> bool:
+    """Whether a loop carries the batch through a stack of what does not depend on it."""
+    p = big.params
+    n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+    same = [
+        _compat.shape_of(x) == _compat.shape_of(y)
+        for x, y in zip(big.invars, small.invars, strict=True)
+    ]
+    stacks = zip(big.invars[m:], same[m:], strict=True)
+    weights = any(alike and len(_compat.shape_of(v)) > 1 for v, alike in stacks)
+    return not all(same[n:m]) and weights
+
+
+def _linked(jaxpr: _compat.Jaxpr, found: dict[int, _Loop]) -> dict[int, _Loop]:
+    """The loops, with what passes from one to its mirror image tick by tick."""
+    reads = readers(jaxpr)
+    for i, loop in list(found.items()):
+        n_carry, kept, whole = loop.big.params["num_carry"], set[int](), set[int]()
+        for k, var in enumerate(loop.big.outvars):
+            uses = reads.get(var, ())
+            if k < n_carry or loop.outs[k].part is not Part.SPLIT:
+                continue
+            for at, slot in uses:
+                mirror = None if at is None else found.get(at)
+                if (
+                    mirror is not None
+                    and not found[i].ticked
+                    and _scans(mirror.big, slot, loop.big)
+                ):
+                    kept.add(k)
+                    found[at] = replace(mirror, ticked=mirror.ticked | {slot})
+                else:
+                    whole.add(k)
+        found[i] = replace(found[i], kept=frozenset(kept), whole=frozenset(whole))
+    return found
+
+
+def _scans(loop: _compat.JaxprEqn, slot: int, made: _compat.JaxprEqn) -> bool:
+    """Whether a loop reads an operand slice by slice, and runs in the other direction."""
+    p = loop.params
+    return mirrored(made, loop) and slot >= p["num_consts"] + p["num_carry"]
+
+
+# -- the rewritten program -----------------------------------------------------------------------
+
+
+@dataclass
+class _Program:
+    """A step with some of its loops pipelined.
+
+    Attributes:
+        closed: as it was.
+        loops: by the index of their equation.
+        pipe: how.
+        batch: examples in the whole batch.
+    """
+
+    closed: _compat.ClosedJaxpr
+    loops: Mapping[int, _Loop]
+    pipe: Pipeline
+    batch: int
+
+    def run(self, args: Sequence[Any]) -> list[Any]:
+        """Evaluate it."""
+        jaxpr = self.closed.jaxpr
+        env: dict[Any, Any] = dict(zip(jaxpr.constvars, self.closed.consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        # What is read tick by tick: variable -> [ticks, layers, ...].
+        ticked: dict[Any, Any] = {}
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+        for i, eqn in enumerate(jaxpr.eqns):
+            loop = self.loops.get(i)
+            with _compat.as_if_traced_at(eqn):
+                if loop is None:
+                    outs = _compat.bind(eqn, [read(v) for v in eqn.invars], dict(eqn.params))
+                    env.update(zip(eqn.outvars, outs, strict=True))
+                    continue
+                values = [
+                    ticked[v] if k in loop.ticked else read(v) for k, v in enumerate(eqn.invars)
+                ]
+                made, kept = _Stages(loop, self.pipe, self.batch).run(values)
+            env.update((eqn.outvars[k], value) for k, value in made.items())
+            ticked.update((eqn.outvars[k], value) for k, value in kept.items())
+        return [read(v) for v in jaxpr.outvars]
+
+
+Spec = PartitionSpec
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What one stage holds after the last tick.
+
+    Attributes:
+        place: of the stage, in the order of the microbatch's way.
+        sums: over the batch, by result.
+        latest: what is the same for all microbatches, by result.
+        stacked: what differs from tick to tick, by result; `[ticks, ...]`.
+    """
+
+    place: Any
+    sums: dict[int, Any]
+    latest: dict[int, Any]
+    stacked: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One array that leaves the stages.
+
+    Attributes:
+        of: the loop's result that it is,
+        is_kept: or that it is tick by tick.
+        spec: of the whole.
+        local: on one device.
+        finish: makes the loop's result of the whole.
+    """
+
+    of: int
+    is_kept: bool
+    spec: Spec
+    local: Callable[[_Ended], Any]
+    finish: Callable[[Any], Any] = lambda whole: whole
+
+
+class _Stages:
+    """One loop, as stages.
+
+    Args:
+        loop: it.
+        pipe: how.
+        batch: examples in the whole batch.
+    """
+
+    def __init__(self, loop: _Loop, pipe: Pipeline, batch: int) -> None:
+        self.loop, self.pipe, self.batch = loop, pipe, batch
+        self.examples = batch // (pipe.data * pipe.microbatches)
+        p = loop.small.params
+        self.reverse = bool(p["reverse"])
+        self.layers = p["length"] // pipe.stages
+        self.n, self.m = p["num_consts"], p["num_consts"] + p["num_carry"]
+        self.n_carry = p["num_carry"]
+        closed = p["jaxpr"]
+        self.body, self.body_consts = closed.jaxpr, closed.consts
+        self.big_body = loop.big.params["jaxpr"].jaxpr
+        # A loop that reads what its mirror image kept takes the microbatches in the other order.
+        self.backwards = bool(loop.ticked)
+
+    # -- around the stages -----------------------------------------------------------------------
+
+    def run(self, values: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Evaluate it.
+
+        Args:
+            values: of its operands; those that are ticked as the mirror image kept them.
+
+        Returns:
+            By number, its results; and likewise those that are kept tick by tick.
+        """
+        results = [*self._results()]
+
+        def stage(stages: Any, shards: Any, *local: Any) -> list[Any]:
+            ended = self._stage(stages[0], shards[0], local)
+            return [each.local(ended) for each in results]
+
+        counters = (
+            jnp.arange(self.pipe.stages, dtype=jnp.int32),
+            jnp.arange(self.pipe.data, dtype=jnp.int32),
+        )
+        wholes = _compat.shard_map(
+            stage,
+            _compat.abstract_mesh(self.pipe.sizes),
+            in_specs=(Spec(PIPE), Spec(DATA), *(self._spec_in(k) for k in range(len(values)))),
+            out_specs=[each.spec for each in results],
+            manual={PIPE, DATA},
+        )(*counters, *values)
+        made, kept = dict[int, Any](), dict[int, Any]()
+        for each, whole in zip(results, wholes, strict=True):
+            (kept if each.is_kept else made)[each.of] = each.finish(whole)
+        return made, kept
+
+    def _spec_in(self, k: int) -> Spec:
+        state = self.loop.ins[k]
+        if k in self.loop.ticked:
+            return _spec({1: PIPE, state.dim + 1: DATA})
+        at = {state.dim: DATA} if state.part is Part.SPLIT else {}
+        return _spec({**at, **({0: PIPE} if k >= self.m else {})})
+
+    # -- on one device ---------------------------------------------------------------------------
+
+    def _stage(self, stage: Any, shard: Any, local: Sequence[Any]) -> _Ended:
+        pipe, ins = self.pipe, self.loop.ins
+        place = pipe.stages - 1 - stage if self.reverse else stage
+        dealt = {
+            k: _parts(value, ins[k].dim, pipe.microbatches)
+            for k, value in enumerate(local)
+            if ins[k].part is Part.SPLIT and k not in self.loop.ticked
+        }
+        ticked = {k: local[k] for k in self.loop.ticked}
+        first = [dealt[k][0] if k in dealt else local[k] for k in range(self.n, self.m)]
+        sums, latest = self._accumulators()
+        split = [k for k, state in enumerate(self.loop.outs) if state.part is Part.SPLIT]
+
+        def tick(state: Any, at: tuple[Any, dict[int, Any]]) -> tuple[Any, Any]:
+            handed, sums, latest = state
+            when, slices = at
+            order = when - place
+            valid = (order >= 0) & (order < pipe.microbatches)
+            number = jnp.clip(order, 0, pipe.microbatches - 1)
+            number = pipe.microbatches - 1 - number if self.backwards else number
+            own = {k: parts[number] for k, parts in dealt.items()} | slices
+            operands = [own.get(k, value) for k, value in enumerate(local)]
+            begin = place == 0
+            carry = [
+                jnp.where(begin, operands[k], handed[k - self.n]) for k in range(self.n, self.m)
+            ]
+            start = (shard * pipe.microbatches + number) * self.examples
+            outs = self._layers(operands, carry, start)
+            last = valid & (place == pipe.stages - 1)
+            sums = {
+                k: total
+                + jnp.where(last if k < self.n_carry else valid, outs[k], 0).astype(total.dtype)
+                for k, total in sums.items()
+            }
+            latest = {
+                k: jnp.where(last if k < self.n_carry else valid, outs[k], old)
+                for k, old in latest.items()
+            }
+            stacked = {k: outs[k] for k in split}
+            return ([self._hand_on(x) for x in outs[: self.n_carry]], sums, latest), stacked
+
+        whens = jnp.arange(pipe.ticks, dtype=jnp.int32)
+        if self.backwards:
+            whens = whens[::-1]
+        (_, sums, latest), stacked = jax.lax.scan(
+            tick, (first, sums, latest), (whens, ticked), reverse=self.backwards
+        )
+        if self.backwards:
+            # Stacked where the mirror image's ticks are: the last one came first.
+            stacked = {k: jnp.flip(v, 0) for k, v in stacked.items()}
+        return _Ended(place, sums, latest, stacked)
+
+    def _layers(self, operands: Sequence[Any], carry: Sequence[Any], start: Any) -> list[Any]:
+        """One microbatch through the layers of one stage."""
+        consts, xs = list(operands[: self.n]), list(operands[self.m :])
+
+        def layer(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+            env = dict(zip(self.body.constvars, self.body_consts, strict=True))
+            env.update(zip(self.body.invars, [*consts, *carry, *slices], strict=True))
+            outs = self._evaluate(env, start)
+            return outs[: self.n_carry], outs[self.n_carry :]
+
+        after, ys = jax.lax.scan(layer, list(carry), xs, length=self.layers, reverse=self.reverse)
+        return [*after, *ys]
+
+    def _evaluate(self, env: dict[Any, Any], start: Any) -> list[Any]:
+        """The body of a layer; `start` is the number of its first example."""
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+        size = Resize(self.examples, self.batch)
+        for big, eqn in zip(self.big_body.eqns, self.body.eqns, strict=True):
+            values = [read(v) for v in eqn.invars]
+            with _compat.as_if_traced_at(eqn):
+                if eqn.outvars[0] in self.loop.numbered:
+                    every = _compat.bind(big, values, dict(big.params))
+                    outs = [
+                        _own(x, size.shape(y, z), start, self.batch)
+                        for x, y, z in zip(every, big.outvars, eqn.outvars, strict=True)
+                    ]
+                else:
+                    outs = size.bind(big, eqn, values)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in self.body.outvars]
+
+    def _accumulators(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """What begins as nothing: sums over microbatches, and what is the same in all of them."""
+        sums, latest = {}, {}
+        for k, state in enumerate(self.loop.outs):
+            v = self.loop.small.outvars[k]
+            shape, dtype = _compat.shape_of(v), _compat.dtype_of(v)
+            shape = shape if k < self.n_carry else (self.layers, *shape[1:])
+            if state.part is Part.SUM:
+                sums[k] = jnp.zeros(shape, wide(dtype))
+            elif state.is_same:
+                latest[k] = jnp.zeros(shape, dtype)
+        return sums, latest
+
+    def _hand_on(self, value: Any) -> Any:
+        """To the stage that has the next layers."""
+        n = self.pipe.stages
+        step = -1 if self.reverse else 1
+        pairs = [(i, i + step) for i in range(n) if 0 <= i + step < n]
+        return jax.lax.ppermute(value, PIPE, pairs)
+
+    # -- what leaves -----------------------------------------------------------------------------
+
+    def _results(self) -> Iterator[_Result]:
+        for k, state in enumerate(self.loop.outs):
+            if state.part is Part.SUM:
+                yield self._sum(k)
+            elif state.part is not Part.SPLIT:
+                yield self._same(k)
+            elif k < self.n_carry:
+                yield self._carried(k, state.dim)
+            else:
+                if k in self.loop.kept:
+                    spec = _spec({1: PIPE, state.dim + 1: DATA})
+                    yield _Result(k, True, spec, lambda end, k=k: end.stacked[k])
+                if k in self.loop.whole:
+                    yield self._stacked(k, state.dim)
+
+    def _sum(self, k: int) -> _Result:
+        """A sum over the batch: one term per shard of it, added up outside."""
+        dtype = _compat.dtype_of(self.loop.small.outvars[k])
+        spec = _spec({0: (PIPE, DATA)} if k < self.n_carry else {0: DATA, 1: PIPE})
+        return _Result(
+            k,
+            False,
+            spec,
+            lambda end: end.sums[k].astype(dtype)[None],
+            lambda whole: jax.lax.reduce_sum(whole, axes=(0,)),
+        )
+
+    def _same(self, k: int) -> _Result:
+        """What no example has to do with."""
+        if k >= self.n_carry:
+            return _Result(k, False, _spec({0: PIPE}), lambda end: end.latest[k])
+        at_end = 0 if self.reverse else self.pipe.stages - 1
+        return _Result(
+            k,
+            False,
+            _spec({0: PIPE}),
+            lambda end: end.latest[k][None],
+            lambda whole: whole[at_end],
+        )
+
+    def _carried(self, k: int, dim: int) -> _Result:
+        """The last stage's carry of every microbatch, dealt out over all stages."""
+        n = self.pipe.stages
+        scatter = self.pipe.microbatches % n == 0
+
+        def local(end: _Ended) -> Any:
+            ticks = end.stacked[k][n - 1 :]
+            ticks = jnp.flip(ticks, 0) if self.backwards else ticks
+            own = jnp.where(end.place == n - 1, ticks, jnp.zeros_like(ticks))
+            if not scatter:
+                return _joined(jax.lax.psum(own, PIPE), dim)
+            own = jax.lax.psum_scatter(own, PIPE, scatter_dimension=0, tiled=True)
+            return _joined(own, dim)
+
+        return _Result(k, False, _spec({dim: (DATA, PIPE) if scatter else DATA}), local)
+
+    def _stacked(self, k: int, dim: int) -> _Result:
+        """What every layer made of every microbatch."""
+
+        def local(end: _Ended) -> Any:
+            ticks = end.stacked[k]
+            own = jax.lax.dynamic_slice_in_dim(ticks, end.place, self.pipe.microbatches)
+            return _joined(jnp.flip(own, 0) if self.backwards else own, dim)
+
+        return _Result(k, False, _spec({0: PIPE, dim: DATA}), local)
+
+
+def _spec(axes: dict[int, Any]) -> Spec:
+    return Spec(*(axes.get(d) for d in range(max(axes, default=-1) + 1)))
+
+
+def _parts(value: Any, dim: int, parts: int) -> Any:
+    """`[.., parts * n, ..]` as `[parts, .., n, ..]`: one slice per microbatch."""
+    shape = value.shape
+    apart = (*shape[:dim], parts, shape[dim] // parts, *shape[dim + 1 :])
+    return jnp.moveaxis(value.reshape(apart), dim, 0)
+
+
+def _joined(value: Any, dim: int) -> Any:
+    """What `_parts` undoes."""
+    value = jnp.moveaxis(value, 0, dim)
+    shape = value.shape
+    return value.reshape((*shape[:dim], shape[dim] * shape[dim + 1], *shape[dim + 2 :]))
+
+
+def _own(value: Any, shape: Sequence[int], start: Any, batch: int) -> Any:
+    """A microbatch's part of what was made for all examples, `start` being its first."""
+    for d, (whole, part) in enumerate(zip(value.shape, shape, strict=True)):
+        if whole != part:
+            return jax.lax.dynamic_slice_in_dim(value, start * (whole // batch), part, d)
+    return value

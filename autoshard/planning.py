@@ -283,13 +283,14 @@ def assemble(answer: Answer, machine: MachineKey, certificate: Certificate, stra
 
 def _manual(program: Program, sizes: Mapping[str, int]) -> Iterator[str]:
     """One line per place where users lay out code themselves."""
-    for op in {op.source: op for op in program.ops if op.manual is not None}.values():
+    laid_out = (op for op in program.ops if op.manual is not None)
+    for op in {op.source: op for op in laid_out if op.kind == "shard_map"}.values():
         assert op.manual is not None
         at = f"{op.kind} at {op.source}"
-        if op.manual.is_for(sizes):
+        if op.manual.taken.is_for(sizes):
             yield f"{at} is laid out as written; what it computes and sends inside is not predicted"
         else:
-            mesh = " x ".join(f"{name} {size}" for name, size in op.manual.mesh_sizes)
+            mesh = " x ".join(f"{name} {size}" for name, size in op.manual.taken.mesh_sizes)
             yield f"{at} is written for a mesh {mesh}: what it reads and makes is kept whole"
 
 

@@ -43,15 +43,46 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """Mesh axes that code is written for (`shard_map`): inside, nothing else may be split by them.
+
+    Attributes:
+        axes: their names.
+        mesh_sizes: of all axes of the mesh.
+    """
+
+    axes: tuple[str, ...]
+    mesh_sizes: tuple[tuple[str, int], ...]
+
+    def is_for(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a mesh has all axes of its mesh, at the same sizes."""
+        return all(sizes.get(name, 1) == size for name, size in self.mesh_sizes)
+
+    def on(self, sizes: Mapping[str, int]) -> frozenset[str]:
+        """The axes of a mesh that are spoken for: all of them, where it is another mesh."""
+        return frozenset(self.axes if self.is_for(sizes) else sizes)
+
+    @property
+    def shards(self) -> int:
+        """How many devices run the code, each on its own part."""
+        return math.prod(size for name, size in self.mesh_sizes if name in self.axes)
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
-    """A loop body, a branch, a remat block, or the top level (id 0, its own parent)."""
+    """A loop body, a branch, a remat block, code for one shard, or the top level.
+
+    The top level has the id 0, and is its own parent. `taken` is of code for one shard, and of all
+    regions inside it.
+    """
 
     id: int
     parent: int
-    kind: str  # "top" | "scan" | "while" | "branch" | "remat"
+    kind: str  # "top" | "scan" | "while" | "branch" | "remat" | "manual"
     trip_count: int = 1
     trip_known: bool = True
     at: str = ""
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +98,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Manual:
-    """How a user lays out an op: the axes of each of its factors, on a mesh of these sizes."""
+    """How a user lays out an op.
 
-    axes: tuple[tuple[str, ...], ...]
-    mesh_sizes: tuple[tuple[str, int], ...]
+    Attributes:
+        axes: of each of its factors; None for one that the user leaves to the compiler.
+        taken: the axes that the user speaks of, and their mesh.
+    """
 
-    def is_for(self, sizes: Mapping[str, int]) -> bool:
-        """Whether a mesh has all its axes, at the same sizes."""
-        return all(sizes.get(name, 1) == size for name, size in self.mesh_sizes)
+    axes: tuple[tuple[str, ...] | None, ...]
+    taken: Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +126,8 @@ class Op:
             their own operands and results.
         pinned: of a user's own sharding constraint: the axes of each dimension, None for one that
             it leaves open.
-        manual: of code that the user lays out (`shard_map`): the axes of each factor, and the sizes
-            of the mesh that it is written for.
+        manual: of code that the user lays out (`shard_map`), or of its boundary.
+        over: of a collective that the user writes: the axes that it runs along.
     """
 
     id: int
@@ -111,6 +143,7 @@ class Op:
     out_places: tuple[Place, ...] = ()
     pinned: tuple[tuple[str, ...] | None, ...] | None = None
     manual: Manual | None = None
+    over: tuple[str, ...] = ()
 
     def in_place(self, k: int) -> Place:
         """Where a constraint on the use of operand `k` is put."""
@@ -181,6 +214,11 @@ class Program:
                 if tensor is not None:
                     table[tensor].append((op, k))
         return table
+
+    def shards(self, region: int) -> int:
+        """How many devices run a region, each on a part of its own; 1 outside of `shard_map`."""
+        taken = self.regions[region].taken
+        return 1 if taken is None else taken.shards
 
     @property
     def unknown_ops(self) -> Iterator[Op]:

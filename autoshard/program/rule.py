@@ -42,6 +42,7 @@ class OpClass(Enum):
     )
     MOVE = "move"  # reads and writes memory on its own: gather, scatter, sort, concatenate, ...
     FREE = "free"  # no work and no copy: reshape, bitcast, boundaries of regions
+    SEND = "send"  # a collective that the program itself writes, in code for one shard
     OPAQUE = "opaque"  # no rule, or nothing known: whole operands, whole results
 
     @property

@@ -20,9 +20,7 @@ _WHY: Mapping[str, str] = {
         "call closed_call cond custom_jvp_call custom_linear_solve custom_vjp_call jit remat2 scan"
         " while"
     ),
-    _MANUAL: (
-        "all_gather all_to_all axis_index pmax pmin ppermute psum ragged_all_to_all reduce_scatter"
-    ),
+    _MANUAL: ("ragged_all_to_all"),
     _REFERENCE: "addupdate get swap",
     _EFFECT: "after_all create_token",
     _CALLABLE: "custom_lin",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.collectives import COLLECTIVES, collective_time_s, formed
+from autoshard.cost.collectives import COLLECTIVES, SENT_AS, collective_time_s, formed
 from autoshard.cost.overlap import Beside, added_s
 from autoshard.cost.reshard import (
     PARTIAL,
@@ -45,6 +45,7 @@ _HOLDS = {
     Kind.ACTIVATION: "activation",
 }
 _SUM = "sum over a split dimension"
+_WRITTEN = "as the program says"
 _PARAMETERS = AT_REST | {Kind.WEIGHT}
 
 
@@ -150,7 +151,7 @@ class Answer:
         stored = self._live.is_stored
         read_by_flow = {f.tensor for f in self.graph.flows}
         for op in self.program.ops:
-            if not op.at:
+            if not op.at or self._is_elsewhere(op):
                 continue
             for k, out in enumerate(op.outputs):
                 tensor = self.program.tensors[out]
@@ -166,6 +167,12 @@ class Answer:
                     specs = self._stages(flow)
                     reason = self._result_reason(flow) or reason
                 yield self._constraint(op, op.out_place(k), specs, out, reason)
+
+    def _is_elsewhere(self, op: Op) -> bool:
+        """Whether an op stands in code that is written for another mesh, and so is left alone."""
+        boundary = op.manual.taken if op.manual is not None and op.in_places else None
+        taken = boundary or self.program.regions[op.region].taken
+        return taken is not None and not taken.is_for(self.numbers.mesh.sizes)
 
     def _stages(self, flow: Flow) -> tuple[Spec, ...]:
         """The specs a tensor passes through, one collective apart."""
@@ -214,6 +221,8 @@ class Answer:
             stages = self._stages(flow)
             for place in flow.places:
                 op = self._op_at.get(place.at, self.program.ops[min(flow.at, self._last)])
+                if self._is_elsewhere(op):
+                    continue
                 tensor, specs = flow.tensor, stages[1:] or (want,)
                 if self.numbers.analysis.wire.narrows(op, flow.tensor):
                     # Told to lay out the wide value, XLA may send it so.
@@ -262,6 +271,7 @@ class Answer:
             for c in self._of_flow(flow, near)
         ]
         found += [c for made in self.graph.sums for c in self._of_sum(made)]
+        found += [c for op in self.program.ops if op.over for c in self._of_send(op)]
         return tuple(sorted(found, key=lambda c: -c.seconds))
 
     def _goes_with_a_later(self, i: int) -> bool:
@@ -325,6 +335,16 @@ class Answer:
             if self.axes[a].size > 1:
                 yield self._collective("all-reduce", int(a), size, times, made.tensor, op, _SUM)
 
+    def _of_send(self, op: Op) -> Iterator[Collective]:
+        """A collective that the program writes itself."""
+        size = self.numbers.larger_side_bytes(op, self.choice[self.graph.op_node[op.id]])
+        times = self.program.times(op.region)
+        for a, axis in enumerate(self.axes):
+            if axis.name in op.over and axis.size > 1:
+                yield self._collective(
+                    SENT_AS[op.kind], a, size, times, op.outputs[0], op, _WRITTEN
+                )
+
     def _sum_times(self, tensor: int, region: int) -> int:
         platform = self.numbers.machine.chip.platform
         return self.numbers.analysis.sum_times(tensor, region, platform)
@@ -375,7 +395,7 @@ class Answer:
             peak_at=_where(ops[when]) if when < len(ops) else "the end of the step",
             alive_at_peak=self.alive(when),
             flops=sum(
-                op.rule.flops * self.program.times(op.region)
+                op.rule.flops * self.program.times(op.region) * self.program.shards(op.region)
                 for op in ops
                 if op.rule.op_class.is_matrix
             ),

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autoshard.cost.collectives import collective_time_s
+from autoshard.cost.collectives import SENT_AS, collective_time_s
 from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
 from autoshard.cost.habits import habits_of
 from autoshard.cost.overlap import Beside, added_s
@@ -27,6 +27,7 @@ from autoshard.cost.reshard import (
 )
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op
+from autoshard.program.rule import OpClass
 from autoshard.search.analysis import Analysis
 from autoshard.search.gather import Prices, gathered
 from autoshard.search.graph import Dims, Flow, Sum, classes_of
@@ -135,6 +136,11 @@ class MeshProblem:
         """Of the forms of `terms`."""
         return _Pricing(self.analysis, self.machine, self.layouts).prices(self.terms)
 
+    def larger_side_bytes(self, op: Op, option: int) -> float:
+        """Bytes on one device of an op's operands or of its results, whatever is more."""
+        pricing = _Pricing(self.analysis, self.machine, self.layouts)
+        return float(pricing.larger_side(op, self.analysis.graph.op_node[op.id])[option])
+
     def _labels(self, nodes: Iterable[int]) -> tuple[str, ...]:
         return tuple(map(self._label, nodes))
 
@@ -199,12 +205,34 @@ class _Pricing:
         chip, node = self.machine.chip, self.graph.op_node[op.id]
         times = self.program.times(op.region)
         traffic = self._traffic(op, node)
+        if op.rule.op_class is OpClass.SEND:
+            return self._send(op, node) * times
         if not op.rule.op_class.is_matrix:
             return memory_time_s(chip, traffic) * times
         factors = frozenset(c for c in self.graph.op_classes[op.id] if c is not None)
         flops = op.rule.flops / self._cut(node, factors)
         used = self._utilisation(op, node)
         return matmul_time_s(chip, flops, used, traffic, self._dtype(op)) * times
+
+    def _send(self, op: Op, node: int) -> Floats:
+        """A collective that the program writes itself, per option."""
+        local, total = self.larger_side(op, node), np.zeros(len(self.layouts.options[node]))
+        for axis in self.axes:
+            if axis.name in op.over:
+                total += np.asarray(collective_time_s(SENT_AS[op.kind], axis, local))
+        return total
+
+    def larger_side(self, op: Op, node: int) -> Floats:
+        """Bytes on one device of an op's operands or of its results, whatever is more."""
+        classes, sides = self.graph.op_classes[op.id], []
+        for ids, rows in ((op.inputs, op.rule.operands), (op.outputs, op.rule.results)):
+            side = np.zeros(len(self.layouts.options[node]))
+            for t, dims in zip(ids, rows, strict=True):
+                if t is not None:
+                    cut = frozenset(c for c in classes_of(classes, dims) if c is not None)
+                    side += self.program.tensors[t].size_bytes / self._cut(node, cut)
+            sides.append(side)
+        return np.maximum(*sides)
 
     def _utilisation(self, op: Op, node: int) -> Floats:
         """Of the matrix unit, per option; full for kernels that are no plain product."""

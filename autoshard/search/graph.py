@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from math import gcd
 
-from autoshard.program.ir import Op, Place, Program, Role
+from autoshard.program.ir import Op, Place, Program, Role, Taken
 from autoshard.program.rule import Combiner, FactorKind, OpClass
 from autoshard.search.regions import update_ops
 
@@ -39,7 +39,9 @@ Dims = tuple[int | None, ...]  # class per dimension; None: whole (or of size 1)
 
 # Readers further apart than this (in ops) don't share a resharded copy: it would have to be kept.
 _SHARING_DISTANCE = 50
-_ENTER = frozenset({"scan_const", "scan_init", "scan_xs", "while_const", "while_init", "branch_in"})
+_ENTER = frozenset(
+    {"scan_const", "scan_init", "scan_xs", "while_const", "while_init", "branch_in", "manual_in"}
+)
 _STACKING = frozenset({"scan_xs", "scan_ys"})
 _RENAMING = frozenset({"scan_const", "scan_xs", "while_const", "branch_in"})
 
@@ -55,6 +57,7 @@ class Node:
         ops: op ids that run under it.
         own: the op id if this is one heavy op's own node.
         use_of: the tensor id if this is a shared use of it, with its op lifetime.
+        taken: mesh axes that may split nothing here, being spoken for.
     """
 
     id: int
@@ -64,6 +67,7 @@ class Node:
     own: int | None = None
     use_of: int | None = None
     span: tuple[int, int] = (0, 0)
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,15 @@ def _parameters(program: Program) -> set[int]:
     return found
 
 
+def _taken(program: Program) -> list[Taken | None]:
+    """Per tensor, the mesh axes that are spoken for where it is made."""
+    found: list[Taken | None] = [None] * len(program.tensors)
+    for op in program.ops:
+        for out in op.outputs:
+            found[out] = program.regions[op.region].taken
+    return found
+
+
 class _Union:
     """Union-find."""
 
@@ -206,6 +219,7 @@ class _Builder:
         self.tensor_dims: list[Dims] = []
         self.flows: list[Flow] = []
         self.joints: list[tuple[Op, int, int | None]] = []  # op, tensor, operand (None: a result)
+        self.maker = {out: op.kind for op in program.ops for out in op.outputs}
         self.light = [self._is_light(op) for op in program.ops]
 
     def _class(self, size: int, owner: int) -> int:
@@ -337,10 +351,12 @@ class _Builder:
 
     def _is_light(self, op: Op) -> bool:
         """Whether an op shares its results' node: cheap, and needs no dimension whole."""
-        if not op.rule.op_class.is_light or op.pinned is not None:
+        if not op.rule.op_class.is_light or op.pinned is not None or op.manual is not None:
             return False
         if op.kind in _STACKING:
             return True
+        if self._sums_shards(op):
+            return False
         if any(f.kind is FactorKind.WHOLE and f.size > 1 for f in op.rule.factors):
             return False
         shapes = [self.program.tensors[t].shape if t is not None else () for t in op.inputs]
@@ -352,6 +368,12 @@ class _Builder:
             if any(s > 1 and d is None for s, d in zip(shape, dims, strict=True)):
                 return False
         return True
+
+    def _sums_shards(self, op: Op) -> bool:
+        """Whether an op adds up what code for one shard made on each: a sum left pending for us."""
+        source = op.inputs[0] if op.inputs else None
+        summed = any(f.combiner is not None for f in op.rule.factors)
+        return summed and source is not None and self.maker.get(source) == "manual_out"
 
     def _tie_operand(
         self, op: Op, factors: tuple[int | None, ...], dims: tuple[int | None, ...], tensor: int
@@ -419,8 +441,14 @@ class _Builder:
         out_node = self._flow_outputs(dims, node_of)
         self._flow_operands(broken, nodes, members, dims, node_of, factors, op_node, size)
         self._flow_results(dims, node_of, factors, op_node)
+        taken = _taken(program)
         for n in nodes:
             n.classes = tuple(sorted(members.get(n.id, ())))
+            inside = (taken[t] for t in (*n.tensors, *([] if n.use_of is None else [n.use_of])))
+            # The boundary's own op knows by itself; its layout is the author's.
+            here = (program.regions[program.ops[o].region].taken for o in n.ops)
+            own = n.own is not None and program.ops[n.own].manual is not None
+            n.taken = None if own else next((x for x in (*inside, *here) if x is not None), None)
         return Graph(
             program=program,
             nodes=tuple(nodes),

@@ -13,6 +13,7 @@ import numpy as np
 from autoshard.cost.reshard import PARTIAL, WHOLE, Floats, Ints, dim_of, on, rank_of
 from autoshard.machine.model import LogicalMesh
 from autoshard.program.rule import Combiner
+from autoshard.program.ir import Taken
 from autoshard.program.spec import Spec
 from autoshard.search.graph import Dims, Graph, Node
 
@@ -145,9 +146,20 @@ def spec_of(row: Ints, rank: int, mesh: LogicalMesh) -> Spec:
 
 def enumerate_layouts(graph: Graph, mesh: LogicalMesh) -> Layouts:
     """All options of all nodes: every axis on any class it divides, or on none."""
-    sizes = tuple(axis.size for axis in mesh.axes)
     classes = tuple(_most_important(graph, node) for node in graph.nodes)
-    found = [_options(tuple(graph.size[c] for c in kept), sizes) for kept in classes]
+    known: dict[Taken | None, tuple[int, ...]] = {}
+
+    def sizes(taken: Taken | None) -> tuple[int, ...]:
+        """Of the axes; 1 for those that are spoken for, which so split nothing."""
+        if taken not in known:
+            gone = frozenset[str]() if taken is None else taken.on(mesh.sizes)
+            known[taken] = tuple(1 if axis.name in gone else axis.size for axis in mesh.axes)
+        return known[taken]
+
+    found = [
+        _options(tuple(graph.size[c] for c in kept), sizes(node.taken))
+        for node, kept in zip(graph.nodes, classes, strict=True)
+    ]
     return Layouts(mesh, classes, tuple(o for o, _ in found), tuple(r for _, r in found))
 
 

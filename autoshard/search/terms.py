@@ -185,8 +185,11 @@ class _Lister:
         self.program = analysis.program
         self.live = analysis.live_on(platform)
         self.classes = classes
-        # Per node: the sizes of its classes, and the place of each among them.
-        self.sizes = [tuple(self.graph.size[c] for c in held) for held in classes]
+        # Per node: the sizes of its classes, with what may split them; and the place of each.
+        self.sizes: list[Hashable] = [
+            (node.taken, *(self.graph.size[c] for c in held))
+            for node, held in zip(self.graph.nodes, classes, strict=True)
+        ]
         self.place = [{c: k for k, c in enumerate(held)} for held in classes]
         self.own: list[tuple[int, int]] = []
         self.own_forms = _Forms[Op | Loop | Sum | Rows]()

@@ -164,19 +164,29 @@ def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
 def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask]]:
     """What the user's own layout of an op leaves; nothing but whole on a mesh of other sizes."""
     assert op.manual is not None
-    graph, sizes = numbers.analysis.graph, numbers.mesh.sizes
+    graph, sizes, taken = numbers.analysis.graph, numbers.mesh.sizes, op.manual.taken
     node, factors = graph.op_node[op.id], graph.op_classes[op.id]
-    here = op.manual.is_for(sizes)
-    wanted = tuple(axes if here else () for axes in op.manual.axes)
+    here, gone = taken.is_for(sizes), taken.on(sizes)
+    wanted = tuple(
+        None if axes is None else tuple(a for a in axes if sizes[a] > 1) if here else ()
+        for axes in op.manual.axes
+    )
+    specs = (
+        numbers.layouts.spec(node, o, factors).dims
+        for o in range(len(numbers.layouts.options[node]))
+    )
     mask = np.array(
         [
-            numbers.layouts.spec(node, o, factors).dims == wanted
-            for o in range(len(numbers.layouts.options[node]))
+            all(
+                gone.isdisjoint(have) if want is None else have == want
+                for want, have in zip(wanted, spec, strict=True)
+            )
+            for spec in specs
         ]
     )
     if not mask.any():
         raise IntentError(
-            f"{op.kind} at {op.source}: its layout {Spec(wanted)} cannot be had together with what"
+            f"{op.kind} at {op.source}: its layout {Spec(tuple(w or () for w in wanted))} cannot be had together with what"
             " else is said of the arrays that it reads and makes"
         )
     if not mask.all():

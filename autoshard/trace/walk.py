@@ -2,7 +2,8 @@
 
 `jit`, `custom_jvp/vjp` and other bodies that run exactly once are inlined. `scan`, `while`,
 `cond` and `remat` become regions; their boundaries become ops (`scan_xs`, `scan_carry`, ...)
-with identity rules, so that layouts flow through them like through anything else.
+with identity rules, so that layouts flow through them like through anything else. So does a
+`shard_map` that leaves axes of its mesh to the compiler.
 
 The key of an equation (`Op.at`) is its index, prefixed by the keys of the equations around it:
 "12/3" is the fourth equation in the body of the thirteenth. Branches of `cond` add "b0", "b1";
@@ -13,15 +14,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import IntentError
-from autoshard.program.ir import Manual, Op, Place, Region, Tensor
+from autoshard.program.ir import Manual, Op, Place, Region, Taken, Tensor
 from autoshard.program.rule import OpClass, Rule
 from autoshard.rules.base import OpView
 from autoshard.rules.boundary import identity, scan_xs, scan_ys
-from autoshard.rules.manual import manual_axes
+from autoshard.rules.manual import crossing, manual_axes, sent_over
 from autoshard.rules.registry import rule_for
 from autoshard.trace.source import user_line
 
@@ -77,7 +79,8 @@ class Walker:
 
     def _region(self, parent: int, kind: str, at: str, trips: int = 1, known: bool = True) -> int:
         id = len(self.regions)
-        self.regions.append(Region(id, parent, kind, trips, known, at))
+        taken = self.regions[parent].taken
+        self.regions.append(Region(id, parent, kind, trips, known, at, taken))
         return id
 
     def _op(
@@ -93,6 +96,7 @@ class Walker:
         out_places: tuple[Place, ...] = (),
         pinned: Pinned = None,
         manual: Manual | None = None,
+        over: tuple[str, ...] = (),
     ) -> None:
         self.ops.append(
             Op(
@@ -109,6 +113,7 @@ class Walker:
                 out_places=out_places,
                 pinned=pinned,
                 manual=manual,
+                over=over,
             )
         )
 
@@ -152,16 +157,57 @@ class Walker:
             return self._while(eqn, values, region, at)
         if name == "cond":
             return self._cond(eqn, values, region, at)
+        if name == "shard_map" and _compat.leaves_axes(eqn):
+            return self._stages(eqn, values, region, at)
         outs = [self.tensor(v.aval) for v in eqn.outvars]
         pinned = self._pinned(eqn) if name in _compat.CONSTRAINTS else None
         manual = self._manual(eqn) if name == "shard_map" else None
-        self._op(name, values, outs, self._rule(eqn), region, at, eqn, pinned=pinned, manual=manual)
+        over = sent_over(name, eqn.params) if self.regions[region].taken is not None else ()
+        rule = self._rule(eqn)
+        self._op(name, values, outs, rule, region, at, eqn, pinned=pinned, manual=manual, over=over)
         return outs
 
-    def _manual(self, eqn: _compat.JaxprEqn) -> Manual:
+    def _taken(self, eqn: _compat.JaxprEqn) -> Taken:
         sizes = _compat.sizes_of(eqn.params["mesh"])
         self.manual_sizes = self.manual_sizes or sizes
-        return Manual(manual_axes(eqn.params), tuple(sizes.items()))
+        return Taken(tuple(sorted(_compat.manual_axes(eqn))), tuple(sizes.items()))
+
+    def _manual(self, eqn: _compat.JaxprEqn) -> Manual:
+        return Manual(manual_axes(eqn.params), self._taken(eqn))
+
+    def _stages(
+        self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
+    ) -> list[Value]:
+        """Code for one shard that leaves some axes to us: a region, in which they are to be had."""
+        taken, p = self._taken(eqn), eqn.params
+        inner = self._region(region, "manual", at)
+        self.regions[inner] = replace(self.regions[inner], taken=taken)
+        jaxpr, consts = _compat.open_body(p["jaxpr"])
+        const_ids = [self._constant(c, inner, at, eqn) for c in consts]
+        args: list[Value] = []
+        for k, (value, var) in enumerate(zip(values, jaxpr.invars, strict=True)):
+            inside = self.tensor(var.aval)
+            args.append(inside)
+            rule, axes = crossing(_shape_of(eqn.invars[k]), p["in_specs"][k], p, enters=True)
+            use, define = (Place(at, f"operand {k}"),), (Place(at, f"in {k}"),)
+            manual = Manual(axes, taken)
+            self._op(
+                *("manual_in", (value,), (inside,), rule, inner, at, eqn, use, define),
+                manual=manual,
+            )
+        results = self.walk(jaxpr, const_ids, args, inner, f"{at}/")
+        outs: list[Value] = []
+        for k, (value, var) in enumerate(zip(results, eqn.outvars, strict=True)):
+            out = self.tensor(var.aval)
+            outs.append(out)
+            rule, axes = crossing(_shape_of(var), p["out_specs"][k], p, enters=False)
+            use, define = (Place(at, f"out {k}"),), (Place(at, f"result {k}"),)
+            manual = Manual(axes, taken)
+            self._op(
+                *("manual_out", (value,), (out,), rule, region, at, eqn, use, define),
+                manual=manual,
+            )
+        return outs
 
     def _pinned(self, eqn: _compat.JaxprEqn) -> Pinned:
         """What a user's own constraint says.

@@ -67,7 +67,8 @@ def beside(graph: Graph, kinds: tuple[Kind, ...], chip: Chip, n_devices: int) ->
 
 def _matmul_s(program: Program, op: Op, chip: Chip, n_devices: int) -> float:
     first = next((t for t in op.inputs if t is not None), op.outputs[0])
-    return op.rule.flops / (chip.flops_per_s(program.tensors[first].dtype) * n_devices)
+    share = n_devices / program.shards(op.region)  # code for one shard counts its own work alone
+    return op.rule.flops / (chip.flops_per_s(program.tensors[first].dtype) * share)
 
 
 def _weight(flow: Flow, program: Program, kinds: tuple[Kind, ...]) -> float:

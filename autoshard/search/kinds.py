@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
-from autoshard.program.ir import Role
+from autoshard.program.ir import Op, Program, Role
 from autoshard.search.graph import Graph
 from autoshard.search.regions import update_ops
 
@@ -55,6 +56,7 @@ def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
         if leaf.tensor is not None:
             inputs[leaf.role].add(leaf.tensor)
     update = update_ops(program)
+    inside = _with_examples(graph, batch)
     kinds: list[Kind] = []
     for node in graph.nodes:
         own = program.ops[node.own] if node.own is not None else None
@@ -64,13 +66,60 @@ def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
             kinds.append(Kind.OPTIMIZER)
         elif not inputs[Role.PARAMETER].isdisjoint(node.tensors):
             kinds.append(Kind.PARAMETER)
-        elif batch.isdisjoint(node.classes):
+        elif batch.isdisjoint(node.classes) and inside.isdisjoint(
+            node.tensors if node.use_of is None else (node.use_of,)
+        ):
             kinds.append(Kind.WEIGHT)
         else:
             kinds.append(Kind.ACTIVATION)
     for node_id in _gradients(graph, kinds):
         kinds[node_id] = Kind.GRADIENT
     return tuple(kinds)
+
+
+def _with_examples(graph: Graph, batch: frozenset[int]) -> set[int]:
+    """Tensors of code for one shard that hold examples of the batch.
+
+    What is left of the batch there is no dimension that could be followed: a shard may hold a
+    single example. So everything that is computed from examples holds some, but for sums that leave
+    as such, as far back as the product that made them.
+    """
+    program = graph.program
+    ops = [op for op in program.ops if _is_inside(program, op) or op.kind == "manual_out"]
+    found: set[int] = set()
+    while True:
+        before = len(found)
+        for op in ops:
+            known = {t for t in op.inputs if t is not None}
+            enters = op.kind == "manual_in" and any(c in batch for t in known for c in graph.dims[t])
+            if enters or not known.isdisjoint(found):
+                found.update(op.outputs)
+                if op.kind.endswith("_carry"):
+                    found.update(known)
+        if len(found) == before:
+            break
+    return found - _sums_inside(graph, ops, batch)
+
+
+def _sums_inside(graph: Graph, ops: Sequence[Op], batch: frozenset[int]) -> set[int]:
+    """Tensors of code for one shard that leave it as sums over examples, or as part of one."""
+    again = {op.inputs[0] for op in ops if op.kind == "manual_in"}
+    found: set[int] = set()
+    for op in reversed(ops):
+        (*outs,) = op.outputs
+        if op.kind == "manual_out":
+            leaves = batch.isdisjoint(c for t in outs for c in graph.dims[t] if c is not None)
+            follows = leaves and again.isdisjoint(outs)
+        else:
+            sums = any(f.combiner is not None for f in op.rule.factors)
+            follows = not found.isdisjoint(outs) and op.rule.op_class.is_light and not sums
+        if follows:
+            found.update(t for t in op.inputs if t is not None)
+    return found
+
+
+def _is_inside(program: Program, op: Op) -> bool:
+    return program.regions[op.region].taken is not None
 
 
 def _gradients(graph: Graph, kinds: list[Kind]) -> set[int]:

@@ -91,7 +91,9 @@ def _with_examples(graph: Graph, batch: frozenset[int]) -> set[int]:
         before = len(found)
         for op in ops:
             known = {t for t in op.inputs if t is not None}
-            enters = op.kind == "manual_in" and any(c in batch for t in known for c in graph.dims[t])
+            enters = op.kind == "manual_in" and any(
+                c in batch for t in known for c in graph.dims[t]
+            )
             if enters or not known.isdisjoint(found):
                 found.update(op.outputs)
                 if op.kind.endswith("_carry"):

@@ -100,7 +100,7 @@ class Layers:
         """The step with its layers cut into stages.
 
         Raises:
-            PipelineError: layers or batch do not divide.
+            PipelineError: the batch does not divide, or there are fewer layers than stages.
         """
         pieces = pipe.microbatches * pipe.data
         if self.batch % pieces:
@@ -109,10 +109,10 @@ class Layers:
                 f" each of {pipe.data} shards"
             )
         for loop in self.loops.values():
-            if loop.big.params["length"] % pipe.stages:
+            if loop.big.params["length"] < pipe.stages:
                 raise PipelineError(
-                    f"the {loop.big.params['length']} layers at {user_line(loop.big)} do not divide"
-                    f" into {pipe.stages} stages"
+                    f"the {loop.big.params['length']} layers at {user_line(loop.big)} are fewer"
+                    f" than {pipe.stages} stages"
                 )
         program = _Program(self.closed, self.loops, pipe, self.batch)
         avals = [v.aval for v in self.closed.jaxpr.invars]
@@ -124,7 +124,7 @@ class Layers:
         for line, length in lengths.items():
             yield (
                 f"pipeline: the {length} layers at {line} are {pipe.stages} stages of"
-                f" {length // pipe.stages}, each run on {pipe.microbatches} microbatches of"
+                f" {-(-length // pipe.stages)}, each run on {pipe.microbatches} microbatches of"
                 f" {self.batch // (pipe.microbatches * pipe.data)} examples"
             )
 
@@ -423,7 +423,9 @@ class _Stages:
         self.examples = batch // (pipe.data * pipe.microbatches)
         p = loop.small.params
         self.reverse = bool(p["reverse"])
-        self.layers = p["length"] // pipe.stages
+        self.length = p["length"]
+        self.layers = -(-self.length // pipe.stages)
+        self.is_uneven = self.length % pipe.stages != 0
         self.n, self.m = p["num_consts"], p["num_consts"] + p["num_carry"]
         self.n_carry = p["num_carry"]
         closed = p["jaxpr"]
@@ -453,6 +455,7 @@ class _Stages:
             jnp.arange(self.pipe.stages, dtype=jnp.int32),
             jnp.arange(self.pipe.data, dtype=jnp.int32),
         )
+        values = [self._padded(k, value) for k, value in enumerate(values)]
         wholes = _compat.shard_map(
             stage,
             _compat.abstract_mesh(self.pipe.sizes),
@@ -464,6 +467,14 @@ class _Stages:
         for each, whole in zip(results, wholes, strict=True):
             (kept if each.is_kept else made)[each.of] = each.finish(whole)
         return made, kept
+
+    def _padded(self, k: int, value: Any) -> Any:
+        """A stack with layers for every stage; those that are too many change nothing."""
+        if not self.is_uneven or k < self.m or k in self.loop.ticked:
+            return value
+        more = self.layers * self.pipe.stages - self.length
+        copies = jnp.broadcast_to(value[:1], (more, *value.shape[1:]))
+        return jnp.concatenate([value, copies])
 
     def _spec_in(self, k: int) -> Spec:
         state = self.loop.ins[k]
@@ -501,19 +512,20 @@ class _Stages:
                 jnp.where(begin, operands[k], handed[k - self.n]) for k in range(self.n, self.m)
             ]
             start = (shard * pipe.microbatches + number) * self.examples
-            outs = self._layers(operands, carry, start)
             last = valid & (place == pipe.stages - 1)
-            sums = {
-                k: total
-                + jnp.where(last if k < self.n_carry else valid, outs[k], 0).astype(total.dtype)
+            own_sums = {k: total for k, total in sums.items() if k >= self.n_carry}
+            outs, own_sums = self._layers(operands, carry, own_sums, stage, valid, start)
+            sums = own_sums | {
+                k: total + jnp.where(last, outs[k], 0).astype(total.dtype)
                 for k, total in sums.items()
+                if k < self.n_carry
             }
             latest = {
                 k: jnp.where(last if k < self.n_carry else valid, outs[k], old)
                 for k, old in latest.items()
             }
             stacked = {k: outs[k] for k in split}
-            return ([self._hand_on(x) for x in outs[: self.n_carry]], sums, latest), stacked
+            return ([self._hand_on(outs[k]) for k in range(self.n_carry)], sums, latest), stacked
 
         whens = jnp.arange(pipe.ticks, dtype=jnp.int32)
         if self.backwards:
@@ -526,18 +538,49 @@ class _Stages:
             stacked = {k: jnp.flip(v, 0) for k, v in stacked.items()}
         return _Ended(place, sums, latest, stacked)
 
-    def _layers(self, operands: Sequence[Any], carry: Sequence[Any], start: Any) -> list[Any]:
-        """One microbatch through the layers of one stage."""
+    def _layers(
+        self,
+        operands: Sequence[Any],
+        carry: Sequence[Any],
+        sums: dict[int, Any],
+        stage: Any,
+        valid: Any,
+        start: Any,
+    ) -> tuple[dict[int, Any], dict[int, Any]]:
+        """One microbatch through the layers of one stage.
+
+        Args:
+            operands: of the loop, for this microbatch.
+            carry: into the first layer.
+            sums: what is summed per layer, so far: every layer adds to its own in place.
+            stage: number of the stage.
+            valid: whether there is a microbatch.
+            start: number of its first example.
+
+        Returns:
+            Results of the loop but for those sums; and the sums.
+        """
         consts, xs = list(operands[: self.n]), list(operands[self.m :])
 
-        def layer(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+        def layer(state: Any, at: Any) -> tuple[Any, list[Any]]:
+            (carry, sums), (number, slices) = state, at
             env = dict(zip(self.body.constvars, self.body_consts, strict=True))
             env.update(zip(self.body.invars, [*consts, *carry, *slices], strict=True))
             outs = self._evaluate(env, start)
-            return outs[: self.n_carry], outs[self.n_carry :]
+            after, counts = outs[: self.n_carry], valid
+            if self.is_uneven:
+                exists = stage * self.layers + number < self.length
+                counts = valid & exists
+                after = [jnp.where(exists, new, old) for new, old in zip(after, carry, strict=True)]
+            sums = {k: _added(total, outs[k], number, counts) for k, total in sums.items()}
+            return (after, sums), [x for k, x in enumerate(outs) if k in stacked]
 
-        after, ys = jax.lax.scan(layer, list(carry), xs, length=self.layers, reverse=self.reverse)
-        return [*after, *ys]
+        stacked = [k for k in range(self.n_carry, len(self.loop.outs)) if k not in sums]
+        numbers = jnp.arange(self.layers, dtype=jnp.int32)
+        (after, sums), ys = jax.lax.scan(
+            layer, (list(carry), sums), (numbers, xs), length=self.layers, reverse=self.reverse
+        )
+        return dict(enumerate(after)) | dict(zip(stacked, ys, strict=True)), sums
 
     def _evaluate(self, env: dict[Any, Any], start: Any) -> list[Any]:
         """The body of a layer; `start` is the number of its first example."""
@@ -606,13 +649,23 @@ class _Stages:
             False,
             spec,
             lambda end: end.sums[k].astype(dtype)[None],
-            lambda whole: jax.lax.reduce_sum(whole, axes=(0,)),
+            lambda whole: self._cut(k, jax.lax.reduce_sum(whole, axes=(0,))),
         )
+
+    def _cut(self, k: int, whole: Any) -> Any:
+        """A result without the layers that were too many."""
+        return whole[: self.length] if self.is_uneven and k >= self.n_carry else whole
 
     def _same(self, k: int) -> _Result:
         """What no example has to do with."""
         if k >= self.n_carry:
-            return _Result(k, False, _spec({0: PIPE}), lambda end: end.latest[k])
+            return _Result(
+                k,
+                False,
+                _spec({0: PIPE}),
+                lambda end: end.latest[k],
+                lambda whole: self._cut(k, whole),
+            )
         at_end = 0 if self.reverse else self.pipe.stages - 1
         return _Result(
             k,
@@ -646,7 +699,16 @@ class _Stages:
             own = jax.lax.dynamic_slice_in_dim(ticks, end.place, self.pipe.microbatches)
             return _joined(jnp.flip(own, 0) if self.backwards else own, dim)
 
-        return _Result(k, False, _spec({0: PIPE, dim: DATA}), local)
+        return _Result(
+            k, False, _spec({0: PIPE, dim: DATA}), local, lambda whole: self._cut(k, whole)
+        )
+
+
+def _added(total: Any, value: Any, layer: Any, counts: Any) -> Any:
+    """A sum per layer with one layer's part of it added, where it counts."""
+    old = jax.lax.dynamic_index_in_dim(total, layer, keepdims=False)
+    new = old + jnp.where(counts, value, 0).astype(total.dtype)
+    return jax.lax.dynamic_update_index_in_dim(total, new, layer, 0)
 
 
 def _spec(axes: dict[int, Any]) -> Spec:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from autoshard.machine.model import LogicalMesh
 from autoshard.plan.model import Rival
 from autoshard.search.build import MeshProblem
+from autoshard.search.first import LARGE
 from autoshard.search.least import Least
 from autoshard.search.problem import Problem
 from autoshard.search.reduce import Keep
@@ -27,6 +28,7 @@ class Candidate:
         keep: options allowed per variable of `tied`; None allows all.
         hints: answers of `tied` found so far that fit.
         bound_s: nothing on this mesh is faster.
+        bounded: whether that was looked for.
         least: the layout that needs least memory; None until asked.
         infeasible: proven that nothing fits.
     """
@@ -37,6 +39,7 @@ class Candidate:
     keep: Keep | None
     hints: list[tuple[int, ...]]
     bound_s: float = float("-inf")
+    bounded: bool = False
     least: Least | None = None
     infeasible: bool = False
 
@@ -48,6 +51,11 @@ class Candidate:
     def only(self, expert: Strategy) -> Keep:
         """The options that an expert's layout leaves of those that the user's intents do."""
         return self.tied.keep(self.granted.within(restrict(self.numbers, expert)))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a first look at its bounds costs less than what follows."""
+        return len(self.problem.variables) >= LARGE
 
     @property
     def cost_s(self) -> float:

@@ -233,6 +233,7 @@ def ascend(
     tolerance: float,
     cutoff_s: float = float("inf"),
     max_sweeps: int = 200,
+    least_sweeps: int = 0,
     flat: Arrays | None = None,
 ) -> Dual:
     """Sweep, read off answers, and price memory where they overflow, until the gap closes.
@@ -244,6 +245,7 @@ def ascend(
         tolerance: relative gap at which to stop.
         cutoff_s: a bound at which nothing of interest is left.
         max_sweeps: bound on work, so that results do not depend on the machine's speed.
+        least_sweeps: so many are made whatever the clock says.
         flat: the problem as arrays, if at hand.
 
     Returns:
@@ -267,7 +269,9 @@ def ascend(
         if bound > top:
             top, center = bound, dual.price
             kept[:] = dual.messages.messages
-        if best.gap() <= tolerance or best.bound_s >= cutoff_s or time.monotonic() > deadline:
+        if best.gap() <= tolerance or best.bound_s >= cutoff_s:
+            break
+        if sweep + 1 >= least_sweeps and time.monotonic() > deadline:
             break
         used = numbers.used_bytes(np.asarray(choice, dtype=np.int64))
         priced = bool(dual.times) or not numbers.fits(used)

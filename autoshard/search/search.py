@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoshard.errors import InfeasibleError, IntentError, SearchInterrupted, StrategyError
@@ -147,7 +147,7 @@ class _Search:
                     continue
                 if self.strategy == "auto":
                     self.candidates.append(candidate)
-                    self._experts(candidate)
+                    self._consider(candidate)
                     continue
                 expert = self.strategies[self.strategy]
                 if why := undivided(candidate.numbers, expert):
@@ -163,7 +163,8 @@ class _Search:
                 raise StrategyError(f"strategy={self.strategy!r} fits no mesh: {whys}")
             # First every mesh by bounds alone: quick, and good answers prune the rest.
             for candidate in sorted(self.candidates, key=lambda c: c.cost_s):
-                self._solve(candidate, exact=False)
+                if not candidate.bounded:
+                    self._solve(candidate, exact=False)
             for candidate in self.candidates:
                 if not candidate.hints and self._is_open(candidate):
                     self._squeeze(candidate)
@@ -203,6 +204,17 @@ class _Search:
         tied = granted.tied(self.analysis.alike)
         keep = tied.keep(granted.keep) if granted.allowed else None
         return Candidate(numbers, granted, tied, keep, [])
+
+    def _consider(self, candidate: Candidate) -> None:
+        """A mesh just priced: its experts, unless it is large and its bound says what they cost."""
+        if candidate.is_large and self.best is not None:
+            self._solve(candidate, exact=False)
+            if candidate.bound_s >= self.best[0] * (1 - TOLERANCE):
+                self._pass_over_experts(candidate)
+                return
+        self._experts(candidate)
+        if candidate.is_large and not candidate.bounded:
+            self._solve(candidate, exact=False)
 
     def _close(self) -> None:
         """CP-SAT for the meshes that bounds leave open."""
@@ -269,8 +281,14 @@ class _Search:
             )
         return fitting or named
 
-    def _experts(self, candidate: Candidate) -> None:
-        """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
+    def _pass_over_experts(self, candidate: Candidate) -> None:
+        """Rows of experts on a mesh on which nothing is faster than the best."""
+        remark = self._why_none(False, candidate.bound_s)
+        for name, _ in self._suitable(candidate):
+            self.experts.append(Rival(name, str(candidate.numbers.mesh), None, None, remark))
+
+    def _suitable(self, candidate: Candidate) -> Iterator[tuple[str, Strategy]]:
+        """The experts who mean something on a mesh; a row for each other that its axes suit."""
         mesh = candidate.numbers.mesh
         for name, expert in self.strategies.items():
             if not suits(expert, mesh) or name in self.lacking:
@@ -278,6 +296,12 @@ class _Search:
             if why := undivided(candidate.numbers, expert):
                 self.experts.append(refused(expert, str(mesh), why))
                 continue
+            yield name, expert
+
+    def _experts(self, candidate: Candidate) -> None:
+        """Expert layouts on a mesh: rivals, hints, and a floor under the answer."""
+        mesh = candidate.numbers.mesh
+        for name, expert in self._suitable(candidate):
             keep = candidate.only(expert)
             solution = solve(
                 candidate.problem,
@@ -350,7 +374,7 @@ class _Search:
             share: how many wait for the time that is left, this one among them.
             hint: an answer to start from, which need not fit.
         """
-        mesh = str(candidate.numbers.mesh)
+        mesh, candidate.bounded = str(candidate.numbers.mesh), True
 
         def on_better(cost: float, bound: float) -> None:
             if bound > float("-inf") and cost < float("inf"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from autoshard.search.arrays import Arrays, arrays
 from autoshard.search.cpsat import close
 from autoshard.search.dual import Best, Dual, ascend, polish
+from autoshard.search.first import LARGE, look
 from autoshard.search.fixing import in_play
 from autoshard.search.primal import Primal
 from autoshard.search.problem import Problem, gap
@@ -93,7 +94,22 @@ def solve(
         on_better: called with (cost, bound) as they improve.
     """
     deadline = time.monotonic() + time_limit_s
-    if (
+    known = Best(None, float("inf"), float("-inf"))
+    if len(problem.variables) >= LARGE and not thorough:
+        known = look(
+            problem,
+            keep,
+            hints,
+            deadline=deadline,
+            cutoff_s=cutoff_s,
+            tolerance=tolerance,
+        )
+        on_better(known.cost_s, known.bound_s)
+        late = known.choice is not None and time.monotonic() > deadline
+        if late or known.bound_s >= cutoff_s or known.gap() <= tolerance:
+            return Solution(known.choice, known.cost_s, known.bound_s)
+        hints = [*hints, *([known.choice] if known.choice is not None else [])]
+    elif (
         screen
         and math.isfinite(cutoff_s)
         and (bound_s := _screened(problem, deadline, cutoff_s)) >= cutoff_s
@@ -104,7 +120,7 @@ def solve(
     if reduced.infeasible or small.unavoidable_bytes() > small.limit_bytes + small.hair_bytes:
         return Solution(None, float("inf"), float("inf"), infeasible=True)
     flat = arrays(small)
-    best = Best(None, float("inf"), float("-inf"))
+    best = Best(None, float("inf"), known.bound_s)
     for hint in hints:
         lowered = reduced.lower(hint)
         if lowered is not None:

@@ -232,6 +232,67 @@ class Reshards:
 WINDOWED = frozenset({"all-gather", "reduce-scatter"})
 
 
+@dataclass(frozen=True)
+class Move:
+    """One collective of many reshards, before the tensor's size is known.
+
+    Attributes:
+        kind, axis: of the collective.
+        parts: the different sizes it may have, as parts of the whole tensor.
+        which: per pair of layouts `[s, d]`, its place in `parts`; one more where there is none.
+    """
+
+    kind: str
+    axis: MeshAxis
+    parts: Floats
+    which: Ints
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The ways between layouts, for tensors of any size.
+
+    Attributes:
+        moves: the collectives.
+        copied: per pair of layouts, the part of the whole tensor that a copy holds.
+    """
+
+    moves: tuple[Move, ...]
+    copied: Floats
+
+
+def routes(src: Ints, dst: Ints, axes: Sequence[MeshAxis]) -> Routes:
+    """The ways from every layout of `src` `[s, axes]` to every one of `dst` `[d, axes]`."""
+    moves: list[Move] = []
+    moved = np.zeros((len(src), len(dst)), dtype=bool)
+    for step in steps(src, dst, 1.0, axes):
+        parts, place = np.unique(step.size_bytes[step.mask], return_inverse=True)
+        which = np.full(moved.shape, len(parts), dtype=np.int64)
+        which[step.mask] = place.reshape(-1)
+        moves.append(Move(step.kind, axes[step.axis], parts, which))
+        moved |= step.mask
+    return Routes(tuple(moves), np.where(moved, local_bytes(dst, 1.0, axes)[None, :], 0.0))
+
+
+def priced(ways: Routes, full_bytes: float, latency_part: float = 1.0) -> Reshards:
+    """What the ways cost.
+
+    Args:
+        ways: between layouts.
+        full_bytes: the whole tensor.
+        latency_part: as in `collective_time_s`.
+    """
+    seconds = np.zeros(ways.copied.shape)
+    windowed = np.zeros_like(seconds)
+    for move in ways.moves:
+        time = collective_time_s(move.kind, move.axis, move.parts * full_bytes, latency_part)
+        added = np.append(time, 0.0)[move.which]
+        seconds += added
+        if formed(move.kind, move.axis) in WINDOWED:
+            windowed += added
+    return Reshards(seconds, windowed, ways.copied * full_bytes)
+
+
 def reshard_table(
     src: Ints,
     dst: Ints,
@@ -239,24 +300,5 @@ def reshard_table(
     axes: Sequence[MeshAxis],
     latency_part: float = 1.0,
 ) -> Reshards:
-    """Price every pair of layouts.
-
-    Args:
-        src: layouts of the source, `[s, axes]`.
-        dst: layouts of the destination, `[d, axes]`.
-        full_bytes: the whole tensor.
-        axes: the mesh.
-        latency_part: as in `collective_time_s`.
-    """
-    seconds = np.zeros((len(src), len(dst)))
-    windowed = np.zeros_like(seconds)
-    moved = np.zeros((len(src), len(dst)), dtype=bool)
-    for step in steps(src, dst, full_bytes, axes):
-        time = collective_time_s(step.kind, axes[step.axis], step.size_bytes, latency_part)
-        added = np.where(step.mask, np.asarray(time), 0.0)
-        seconds += added
-        if formed(step.kind, axes[step.axis]) in WINDOWED:
-            windowed += added
-        moved |= step.mask
-    copy = np.where(moved, local_bytes(dst, full_bytes, axes)[None, :], 0.0)
-    return Reshards(seconds, windowed, copy)
+    """Price every pair of layouts: `priced(routes(...))`."""
+    return priced(routes(src, dst, axes), full_bytes, latency_part)

@@ -20,10 +20,12 @@ from autoshard.cost.reshard import (
     WHOLE,
     Ints,
     Reshards,
+    Routes,
     gathers_inner,
     local_bytes,
     only_finishes,
-    reshard_table,
+    priced,
+    routes,
 )
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op
@@ -172,6 +174,8 @@ class _Pricing:
         self.axes = layouts.mesh.axes
         self._wire = analysis.wire
         self._tables: dict[tuple[object, ...], Reshards] = {}
+        # Programs in which nothing repeats have many sizes, and still few ways between layouts.
+        self._routes: dict[tuple[bytes, bytes], Routes] = {}
 
     def prices(self, terms: Terms) -> Prices:
         """Of every form."""
@@ -404,7 +408,10 @@ class _Pricing:
         return np.where(in_place.all(axis=2), 0.0, held)
 
     def _table(self, src: Ints, dst: Ints, size: float, latency_part: float) -> Reshards:
-        key = (src.tobytes(), dst.tobytes(), size, latency_part)
+        ends = (src.tobytes(), dst.tobytes())
+        key = (*ends, size, latency_part)
         if key not in self._tables:
-            self._tables[key] = reshard_table(src, dst, size, self.axes, latency_part)
+            if ends not in self._routes:
+                self._routes[ends] = routes(src, dst, self.axes)
+            self._tables[key] = priced(self._routes[ends], size, latency_part)
         return self._tables[key]

@@ -15,6 +15,7 @@ COMMANDS = {
     "overhead": "benchmarks.overhead:main",
     "planning": "benchmarks.planning:main",
     "published": "benchmarks.published.main:main",
+    "scale": "benchmarks.scale:main",
     "solver": "benchmarks.solver:main",
     "wild": "benchmarks.wild.main:main",
 }

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
@@ -156,8 +156,9 @@ def enumerate_layouts(graph: Graph, mesh: LogicalMesh) -> Layouts:
             known[taken] = tuple(1 if axis.name in gone else axis.size for axis in mesh.axes)
         return known[taken]
 
+    # Of a size only what it shares with the mesh matters.
     found = [
-        _options(tuple(graph.size[c] for c in kept), sizes(node.taken))
+        _options(tuple(gcd(graph.size[c], mesh.n_devices) for c in kept), sizes(node.taken))
         for node, kept in zip(graph.nodes, classes, strict=True)
     ]
     return Layouts(mesh, classes, tuple(o for o, _ in found), tuple(r for _, r in found))

@@ -11,11 +11,12 @@ from typing import Any, overload
 import jax
 
 from autoshard import _compat
+from autoshard.copies import parts_of
 from autoshard.errors import warn
 from autoshard.execute.initialise import initialise
 from autoshard.execute.lowered import Lowered
 from autoshard.execute.program import Executable, OtherSignature, describe_move, executable
-from autoshard.execute.shardings import jax_mesh
+from autoshard.execute.shardings import in_machine_order, jax_mesh
 from autoshard.options import Options
 from autoshard.plan.model import LeafPlan, Plan, ProgramKey
 from autoshard.planning import given_plan, machine_of, make_plan, program_key, runs_here
@@ -249,7 +250,8 @@ class Autosharded:
                 progress.phase("searching")
                 self._plans[program] = make_plan(variants, self._options, progress.update)
             call = replace(call, values=())
-            entry = _Entry(call, variants, self._plans[program], self._devices)
+            made = self._plans[program]
+            entry = _Entry(call, variants, made, functools.partial(self._devices_of, made))
             entries[key] = entries.setdefault(traced.signature.key, entry)
         self._last = entries[key]
         return self._last
@@ -268,6 +270,43 @@ class Autosharded:
         if devices is None and isinstance(mesh, jax.sharding.Mesh):
             return list(mesh.devices.flat)
         return jax.devices() if devices is None else list(devices)
+
+    def _devices_of(self, plan: Plan | None) -> Sequence[Any]:
+        """Where a plan is run: where it makes several copies, on the devices of the first."""
+        if plan is None or plan.copies == 1:
+            return self._devices()
+        devices = self._options.devices
+        if isinstance(devices, str) and not runs_here(devices):
+            return compiler_devices(parts_of(plan, machine_of(devices)).machine)
+        return self._part(plan, 0)
+
+    def _part(self, plan: Plan, index: int) -> list[Any]:
+        devices = self._options.devices
+        where = parts_of(plan, machine_of(devices)).devices[index]
+        whole = in_machine_order(self._devices())
+        return [whole[i] for i in where]
+
+    def copy(self, index: int) -> Autosharded:
+        """One of the copies of a plan for throughput, a function of its own.
+
+        It runs on the part of the machine that is its own, and keeps what it is given there. This
+        function itself is copy 0.
+
+        Args:
+            index: from 0 to `plan.copies - 1`.
+
+        Raises:
+            IndexError: there is no such copy.
+            RuntimeError: nothing was planned yet.
+        """
+        plan, devices = self.plan, self._options.devices
+        if not 0 <= index < plan.copies:
+            raise IndexError(f"{self.__name__} has copies 0 to {plan.copies - 1}, not {index}")
+        if isinstance(devices, str) and not runs_here(devices):
+            own: Any = parts_of(plan, machine_of(devices)).machine.name
+        else:
+            own = self._part(plan, index) if plan.copies > 1 else devices
+        return Autosharded(self._fn, replace(self._options, devices=own, objective="latency"))
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -348,7 +387,7 @@ class Autosharded:
                 f"devices={self._options.devices!r} is a description; nothing can run on it"
             )
         plan = self._last.plan if self._last is not None else given_plan(self._options)
-        return initialise(fn, args, kwargs, plan, self._devices())
+        return initialise(fn, args, kwargs, plan, self._devices_of(plan))
 
 
 @overload

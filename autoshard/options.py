@@ -24,6 +24,9 @@ _UNITS = {
 }
 
 
+# What a plan may be made for.
+OBJECTIVES = ("latency", "throughput")
+
 # What `remat` may be beside True ("full") and False.
 REMAT_WORDS = ("none", "selective", "full", "auto")
 
@@ -39,6 +42,8 @@ class Options:
             or text such as "14GB" or "14GiB".
         donate_argnums, donate_argnames, static_argnums, static_argnames: as in `jax.jit`.
         strategy: "auto", or an expert layout: "zero3", "megatron", "zero1+sequence_parallel", ...
+        objective: "latency" (one call as soon as may be, on all devices) or "throughput" (calls per
+            second: copies of a program that only answers, each on an equal part of the machine).
         intent: wishes beside speed, from `pin`, `forbid`, `tie` and `prefer`.
         remat: what backward loops of scanned layers compute again: False (what the step says),
             True or "full" (all residuals), "selective" (all but long products),
@@ -61,6 +66,7 @@ class Options:
     static_argnums: int | Sequence[int] = ()
     static_argnames: str | Sequence[str] = ()
     strategy: str = "auto"
+    objective: str = "latency"
     intent: Sequence[Intent] = ()
     remat: bool | str = False
     microbatch: int | str = 1
@@ -74,6 +80,9 @@ class Options:
         if not (isinstance(self.remat, bool) or self.remat in REMAT_WORDS):
             words = ", ".join(f'"{word}"' for word in REMAT_WORDS)
             raise ValueError(f"remat={self.remat!r}: write True, False or one of {words}")
+        if self.objective not in OBJECTIVES:
+            words = " or ".join(f'"{word}"' for word in OBJECTIVES)
+            raise ValueError(f"objective={self.objective!r}: write {words}")
         count = self.microbatch
         whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
         if not (whole or count == "auto"):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from autoshard.copies import most_calls
 from autoshard.errors import IntentError, UnknownPrimitiveError, warn
 from autoshard.execute.shardings import in_machine_order
 from autoshard.machine import (
@@ -177,6 +178,36 @@ def make_plan(
     if given is not None:
         refuse_mismatch(given, program_key(program), key)
         return given
+    if options.objective == "latency":
+        return _plan_on(variants, options, mesh, machine, key, tell)
+
+    def one_copy(part: Machine, seconds: float) -> Plan:
+        less = replace(options, time_limit_s=seconds)
+        own = replace(key, name=part.name, n_devices=part.n_devices)
+        return _plan_on(variants, less, mesh, part, own, tell)
+
+    return most_calls(program, machine, key, options, one_copy, tell)
+
+
+def _plan_on(
+    variants: Variants,
+    options: Options,
+    mesh: Any,
+    machine: Machine,
+    key: MachineKey,
+    tell: Callable[[str], None],
+) -> Plan:
+    """One call as soon as may be: from the cache, or searched.
+
+    Args:
+        variants: of the step.
+        options: as asked for; `mesh` and the machine are given apart.
+        mesh: the option.
+        machine: that the call has all of.
+        key: of it.
+        tell: receives a line of text as things improve.
+    """
+    program = variants.plain.program
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
     meshes = _meshes_for(program, mesh, machine)
@@ -206,7 +237,7 @@ def make_plan(
         made = replace(made, program=program_key(program), notes=(*made.notes, *traced.notes))
         return Candidate(made, found.interrupted)
 
-    chosen = choose(variants, options, float(limit), searched, tell)
+    chosen = choose(variants, options, float(key.memory_limit_bytes), searched, tell)
     plan = chosen.plan
     # What Ctrl-C cut short is used now, and searched for again the next time.
     if stored is not None and not chosen.interrupted:

@@ -12,7 +12,7 @@ from typing import Any
 
 from autoshard.cli.show import show
 from autoshard.cli.verb import UsageError, Verb, resolve
-from autoshard.options import REMAT_WORDS, parse_size
+from autoshard.options import OBJECTIVES, REMAT_WORDS, parse_size
 from autoshard.plan.model import Plan
 
 PLAN = "autoshard.api:plan"
@@ -29,6 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", metavar="MACHINE", required=True, help="such as v5e:2x4")
     parser.add_argument("--mesh", type=mesh, help='fixed axis sizes: "data=4,tensor=2"')
     parser.add_argument("--memory", type=size_bytes, help="limit per device, such as 14GB")
+    parser.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        help="latency: one call as soon as may be; throughput: calls per second, of copies that run"
+        " side by side",
+    )
     parser.add_argument(
         "--strategy", metavar="NAME", help="an expert's layout, such as zero1+megatron"
     )
@@ -70,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         "mesh": args.mesh,
         "memory": args.memory,
         "strategy": args.strategy,
+        "objective": args.objective,
         "remat": args.remat,
         "microbatch": args.microbatch,
         "time_limit_s": args.time_limit,
@@ -98,6 +105,9 @@ def summary(plan: Plan, planning_s: float) -> dict[str, Any]:
     """What scripts ask of a plan."""
     return {
         "mesh": plan.mesh.sizes,
+        "objective": plan.objective,
+        "copies": plan.copies,
+        "calls_per_s": plan.calls_per_s,
         "predicted_step_s": plan.prediction.step_s,
         "predicted_peak_bytes": plan.prediction.peak_bytes,
         "lower_bound_s": plan.certificate.lower_bound_s,

@@ -84,6 +84,10 @@ def _contradictions(plan: Plan) -> Iterator[tuple[str, str]]:
     mesh = plan.mesh
     if plan.microbatches < 1:
         yield "microbatches", f"a step has 1 or more, not {plan.microbatches}"
+    if plan.copies < 1:
+        yield "copies", f"there are 1 or more, not {plan.copies}"
+    if plan.objective not in ("latency", "throughput"):
+        yield "objective", f"latency or throughput, not {plan.objective!r}"
     if len(mesh.axis_names) != len(mesh.axis_sizes):
         names, sizes = len(mesh.axis_names), len(mesh.axis_sizes)
         yield "mesh.axis_sizes", f"{sizes} sizes for {names} axis names"
@@ -95,8 +99,9 @@ def _contradictions(plan: Plan) -> Iterator[tuple[str, str]]:
     devices = math.prod(mesh.axis_sizes)
     if sorted(mesh.device_order) != list(range(devices)):
         yield "mesh.device_order", f"not an order of the mesh's {devices} devices ({mesh})"
-    if plan.machine.n_devices < devices:
-        yield "mesh", f"{devices} devices, and the machine has {plan.machine.n_devices}"
+    if plan.machine.n_devices < devices * plan.copies:
+        each = f"{plan.copies} copies on {devices}" if plan.copies > 1 else f"{devices}"
+        yield "mesh", f"{each} devices, and the machine has {plan.machine.n_devices}"
     for key, spec, shape in _specs(plan):
         if spec.rank != len(shape):
             yield key, f"{spec} has {spec.rank} dimensions, the tensor {list(shape)} {len(shape)}"

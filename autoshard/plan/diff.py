@@ -134,6 +134,8 @@ def _identity(before: Plan, after: Plan) -> Iterator[Change]:
         ("strategy", before.strategy, after.strategy),
         ("remat", before.remat, after.remat),
         ("microbatches", str(before.microbatches), str(after.microbatches)),
+        ("objective", before.objective, after.objective),
+        ("copies", str(before.copies), str(after.copies)),
         ("mesh", str(before.mesh), str(after.mesh)),
     )
     yield from (Change(*row) for row in rows if row[1] != row[2])

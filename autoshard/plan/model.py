@@ -224,6 +224,9 @@ class Plan:
     compute again ("as written", "none", "selective" or "full"), and the batch in so many parts, one
     after the other. Constraints speak of the program so rewritten, `program` of the one it was made
     from.
+
+    `objective` is what the plan was made for. Of a plan for "throughput", `mesh` and all predictions
+    are those of one of `copies` that run side by side, each on an equal part of `machine`.
     """
 
     program: ProgramKey
@@ -240,12 +243,20 @@ class Plan:
     versions: tuple[tuple[str, str], ...] = ()
     remat: str = "as written"
     microbatches: int = 1
+    objective: str = "latency"
+    copies: int = 1
     schema: int = SCHEMA_VERSION
 
     @property
     def specs(self) -> dict[str, Spec]:
         """The spec of every input leaf by path."""
         return {leaf.path: leaf.spec for leaf in self.inputs}
+
+    @property
+    def calls_per_s(self) -> float:
+        """Of all copies together, predicted; infinite where a call takes no time."""
+        step_s = self.prediction.step_s
+        return self.copies / step_s if step_s > 0 else float("inf")
 
     def leaves(self, *roles: str) -> Iterator[LeafPlan]:
         """Input leaves with one of these roles, all when none is given."""

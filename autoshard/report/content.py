@@ -57,11 +57,19 @@ def brief(plan: Plan, how: str) -> Report:
     )
 
 
+def copies(plan: Plan) -> str:
+    """How many run side by side, on how many devices each, and what they do together."""
+    each = f", each on {plan.mesh.n_devices} devices" if plan.copies > 1 else ""
+    return f"{plan.copies}{each}: {plan.calls_per_s:,.4g} calls per second"
+
+
 def _facts(plan: Plan) -> Iterator[Fact]:
     machine = plan.machine
     kind = "no devices" if not machine.n_devices else f"{machine.n_devices} x {machine.chip}"
     yield Fact("machine", f"{machine.name} ({kind})")
     yield Fact("mesh", mesh(plan))
+    if plan.objective == "throughput":
+        yield Fact("copies", copies(plan))
     how = rewrites(plan)
     if how:
         yield Fact("rewritten", how)

@@ -33,7 +33,7 @@ def plan_key(plan: Plan, donated: frozenset[int]) -> str:
     return _digest(
         plan.program,
         (plan.remat, plan.microbatches),
-        plan.machine.name,
+        (plan.machine.name, plan.copies),
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),
         tuple((c.at, c.slot, c.specs, c.again, c.by_rows) for c in plan.constraints),

@@ -14,6 +14,7 @@ import numpy as np
 from jax._src import core as _core
 from jax._src import mesh as _mesh
 from jax._src import source_info_util as _source_info
+from jax._src.interpreters import mlir as _mlir
 from jax._src.interpreters import partial_eval as _partial_eval
 from jax._src.interpreters import pxla as _pxla
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -67,6 +68,69 @@ def inlined_body(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any], tuple[int, ...]] 
     if body is None:
         return None
     return *open_body(body), tuple(range(len(eqn.invars)))
+
+
+_WALKED = frozenset({"scan", "while", "cond", "custom_linear_solve"})
+
+
+def has_bodies(eqn: JaxprEqn) -> bool:
+    """Whether walking an equation walks bodies among its parameters."""
+    name = eqn.primitive.name
+    return name in _WALKED or name in REMAT_BODIES or name in INLINE_BODIES
+
+
+# What `lower_fun` returns is a closure; that it is one, its code tells.
+_LOWER_FUN = _mlir.lower_fun(lambda: ()).__code__
+
+
+def lowered_body(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The JAX code that a primitive is lowered by on all platforms, traced at an equation.
+
+    Its equations have the line of this one.
+
+    Returns:
+        None where it is lowered in another way, where the code cannot be traced here, and where
+        its results or effects are other ones than the equation says.
+    """
+    primitive, lowerings = eqn.primitive, _mlir._platform_specific_lowerings
+    if any(primitive in rules for rules in lowerings.values()):
+        return None
+    lowering: Any = getattr(_mlir._lowerings.get(primitive), "rule", None)
+    if getattr(lowering, "__code__", None) is not _LOWER_FUN:
+        return None
+    free = zip(_LOWER_FUN.co_freevars, lowering.__closure__ or (), strict=True)
+    held = {name: cell.cell_contents for name, cell in free}
+    if "fun" not in held:
+        return None
+
+    def run(*values: Any) -> Any:
+        return [_strong(x) for x in jax.tree.leaves(held["fun"](*values, **eqn.params))]
+
+    try:
+        with as_if_traced_at(eqn):
+            body = retrace(run, [v.aval for v in eqn.invars])
+    except Exception:  # somebody else's code, which the compiler calls under other conditions
+        return None
+    same = list(map(_type, body.jaxpr.outvars)) == list(map(_type, eqn.outvars))
+    return body if same and body.effects == eqn.effects else None
+
+
+def _strong(value: Any) -> Any:
+    """A value whose type is that of a Python number, as the array that a primitive returns."""
+    if not getattr(jax.typeof(value), "weak_type", False):
+        return value
+    return jax.lax.convert_element_type(value, jax.typeof(value).dtype)
+
+
+def _type(value: Any) -> tuple[Any, ...]:
+    aval = value.aval
+    return aval.shape, aval.dtype, getattr(aval, "weak_type", False)
+
+
+def called(eqn: JaxprEqn, body: ClosedJaxpr) -> JaxprEqn:
+    """A call of `body` in place of an equation."""
+    call: JaxprEqn = eqn.replace(primitive=_core.closed_call_p, params={"call_jaxpr": body})
+    return call
 
 
 # Primitives by which a user says a layout: name -> parameter holding the sharding.

@@ -17,6 +17,7 @@ from autoshard.trace.roles import find_roles
 from autoshard.trace.signature import Signature
 from autoshard.trace.state import match_state
 from autoshard.trace.tree import steps, written
+from autoshard.trace.unfold import unfolded
 from autoshard.trace.walk import Walker
 
 
@@ -132,7 +133,7 @@ def jaxpr_of(fn: Callable[..., Any], sig: Signature) -> tuple[_compat.ClosedJaxp
         out_info.append((tree, [path for path, _ in with_paths]))
         return [leaf for _, leaf in with_paths]
 
-    closed = without_explicit_types(jax.make_jaxpr(flat)(*sig.types))
+    closed = unfolded(without_explicit_types(jax.make_jaxpr(flat)(*sig.types)))
     closed = _compat.without_dead_code(_compat.without_references(closed))
     return closed, *out_info[-1]
 

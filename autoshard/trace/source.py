@@ -19,13 +19,17 @@ def is_library(file: str) -> bool:
     return file.startswith(_OWN + os.sep) and not file.startswith(_OWN_MODELS)
 
 
+def own_line(eqn: _compat.JaxprEqn) -> str:
+    """The innermost frame of user code as "file:line"; "" where an equation knows of none.
+
+    Libraries that compile what they do keep it between calls, and it no longer knows who called.
+    """
+    frames = _compat.user_frames(eqn)
+    return next((f"{file}:{line}" for file, line in frames if not is_library(file)), "")
+
+
 def user_line(eqn: _compat.JaxprEqn) -> str:
     """The innermost frame of user code as "file:line"; of any code if there is none, or ""."""
-    first = ""
-    for file, line in _compat.user_frames(eqn):
-        here = f"{file}:{line}"
-        if not is_library(file):
-            return here
-        if not first and not file.startswith(_OWN + os.sep):
-            first = here
-    return first
+    frames = _compat.user_frames(eqn)
+    others = (f"{file}:{line}" for file, line in frames if not file.startswith(_OWN + os.sep))
+    return own_line(eqn) or next(others, "")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from autoshard import _compat
-from autoshard.trace.source import user_line
+from autoshard.trace.source import own_line
 from autoshard.trace.walk import itemsize_bytes
 
 Env = dict[Any, Any]
@@ -58,7 +58,7 @@ def inlined(
             placed = eqn
             if outer is not None:
                 # Bodies that JAX keeps between calls no longer know who called.
-                info = _compat.under(eqn, outer, keep_line=bool(user_line(eqn)))
+                info = _compat.under(eqn, outer, keep_line=bool(own_line(eqn)))
                 placed = eqn.replace(source_info=info)
             found = _compat.inlined_body(eqn)
             if remat and eqn.primitive.name in _compat.REMAT_BODIES:

@@ -25,7 +25,7 @@ from autoshard.rules.base import OpView
 from autoshard.rules.boundary import identity, scan_xs, scan_ys
 from autoshard.rules.manual import crossing, manual_axes, sent_over
 from autoshard.rules.registry import rule_for
-from autoshard.trace.source import user_line
+from autoshard.trace.source import own_line, user_line
 
 Value = int | None  # a tensor id, or None for a literal
 Pinned = tuple[tuple[str, ...] | None, ...] | None
@@ -45,6 +45,8 @@ class Walker:
         self.mesh_sizes: dict[str, int] = {}
         self.manual_sizes: dict[str, int] = {}
         self._rules: dict[Hashable, Rule] = {}
+        # The user's line that the equation at hand, or the innermost around it that has one, has.
+        self._line = ""
 
     @property
     def own_mesh(self) -> tuple[tuple[str, int], ...]:
@@ -107,7 +109,7 @@ class Walker:
                 rule=rule,
                 region=region,
                 at=at,
-                source=user_line(eqn),
+                source=self._line or user_line(eqn),
                 scope=_compat.name_stack(eqn),
                 in_places=in_places,
                 out_places=out_places,
@@ -135,7 +137,10 @@ class Walker:
         for index, eqn in enumerate(jaxpr.eqns):
             at = f"{prefix}{index}"
             values = [read(v) for v in eqn.invars]
+            around = self._line
+            self._line = own_line(eqn) or around
             outs = self._eqn(eqn, values, region, at)
+            self._line = around
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 

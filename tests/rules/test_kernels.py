@@ -84,7 +84,8 @@ def test_a_primitive_of_ones_own_is_split() -> None:
     double = Primitive("my_double")
     double.def_abstract_eval(lambda x: x)
     double.def_impl(lambda x: 2 * x)
-    mlir.register_lowering(double, mlir.lower_fun(lambda x: 2 * x, multiple_results=False))
+    twice = mlir.lower_fun(lambda x: 2 * x, multiple_results=False)
+    mlir.register_lowering(double, lambda ctx, x: twice(ctx, x))  # code that nobody can look into
 
     def step(x: jax.Array, w: jax.Array) -> jax.Array:
         return double.bind(x @ w).sum(0)

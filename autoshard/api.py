@@ -14,8 +14,9 @@ from autoshard import _compat
 from autoshard.copies import parts_of
 from autoshard.errors import warn
 from autoshard.execute.initialise import initialise
+from autoshard.execute.leafwise import OtherSignature
 from autoshard.execute.lowered import Lowered
-from autoshard.execute.program import Executable, OtherSignature, describe_move, executable
+from autoshard.execute.program import Executable, describe_move, executable
 from autoshard.execute.shardings import in_machine_order, jax_mesh
 from autoshard.options import Options
 from autoshard.plan.model import LeafPlan, Plan, ProgramKey
@@ -31,8 +32,12 @@ from autoshard.verify.compare import Comparison, compare
 from autoshard.verify.devices import compiler_devices
 from autoshard.verify.witness import compile_plan
 
-# What JAX raises for arguments that are shaped or placed otherwise, before anything runs.
-_REFUSALS = (OtherSignature, TypeError, ValueError)
+# What JAX raises for arguments that are shaped or placed otherwise, before anything runs; and what
+# classes of the user raise, which it fills with placeholders to say what is wrong.
+_REFUSALS = (
+    *(OtherSignature, TypeError, ValueError),
+    *(AssertionError, AttributeError, LookupError),
+)
 
 
 @dataclass(frozen=True)

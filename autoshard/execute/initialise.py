@@ -49,8 +49,13 @@ def initialise(
         outs = [sharding(mesh, plan.inputs[k].spec) for k in found]
     else:
         outs = _evenly(leaves, in_machine_order(everywhere))
-    jitted = jax.jit(make, out_shardings=jax.tree_util.tree_unflatten(tree, outs))
-    made = jitted(*args, **kwargs)
+
+    def make_leaves(*args: Any, **kwargs: Any) -> list[Any]:
+        # Classes of the state may refuse shardings where their arrays belong.
+        return jax.tree_util.tree_leaves(make(*args, **kwargs))
+
+    placed = jax.jit(make_leaves, out_shardings=list(outs))(*args, **kwargs)
+    made = jax.tree_util.tree_unflatten(tree, placed)
     return graphs[-1].together([made])[0] if graphs else made
 
 

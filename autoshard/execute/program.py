@@ -11,16 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from autoshard import _compat
+from autoshard.execute.leafwise import Leafwise, OtherSignature, holding
 from autoshard.execute.replay import Replay
 from autoshard.execute.shardings import constraint_table, sharding
 from autoshard.plan import units
 from autoshard.plan.model import LeafPlan, Plan
 from autoshard.trace.function import Traced
 from autoshard.trace.signature import key_of
-
-
-class OtherSignature(Exception):
-    """The compiled function was called with other shapes, dtypes or structure."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Executable:
     Attributes:
         plan: what it does.
         mesh: the JAX mesh.
-        jitted: `jax.jit` of it.
+        jitted: `jax.jit` of it, or of its leaves.
         in_shardings: per input leaf.
         out_shardings: per output leaf.
     """
@@ -61,8 +58,10 @@ class Executable:
     def lower(self) -> Any:
         """The `jax.stages.Lowered` of it."""
         signature = self.traced.signature
-        structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
         with _compat.no_context_mesh():
+            if isinstance(self.jitted, Leafwise):
+                return self.jitted.lower_leaves(signature.structs)
+            structs = jax.tree_util.tree_unflatten(signature.in_tree, signature.structs)
             return self.jitted.lower(*structs)
 
     def place(self, dynamic: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[LeafPlan, ...]]:
@@ -112,22 +111,33 @@ def executable(traced: Traced, plan: Plan, mesh: Mesh, donated: frozenset[int]) 
     outs = tuple(sharding(mesh, leaf.spec) for leaf in plan.outputs)
     in_tree, out_tree, key = traced.signature.in_tree, traced.out_tree, traced.signature.key
     names = [""] * len(in_tree.children())
+    in_pytree, out_pytree = holding(in_tree, ins), holding(out_tree, outs)
+
+    def leafwise(*leaves: Any) -> list[Any]:
+        # Python runs this only when JAX has not seen the arguments' types before.
+        if tuple(map(_compat.abstract, leaves)) != key[1]:
+            raise OtherSignature
+        return Replay(table, mesh).run(traced.closed.jaxpr, traced.closed.consts, leaves)
 
     def run(*dynamic: Any) -> Any:
-        # Python runs this only when JAX has not seen the arguments' types before.
         if key_of(dynamic, names) != key:
             raise OtherSignature
-        leaves = jax.tree_util.tree_leaves(dynamic)
-        results = Replay(table, mesh).run(traced.closed.jaxpr, traced.closed.consts, leaves)
+        results = leafwise(*jax.tree_util.tree_leaves(dynamic))
         return jax.tree_util.tree_unflatten(out_tree, results)
 
-    run.__name__ = run.__qualname__ = traced.program.name
-    jitted = jax.jit(
-        run,
-        in_shardings=jax.tree_util.tree_unflatten(in_tree, ins),
-        out_shardings=jax.tree_util.tree_unflatten(out_tree, outs),
-        donate_argnums=tuple(sorted(donated)),
-    )
+    for function in (run, leafwise):
+        function.__name__ = function.__qualname__ = traced.program.name
+    jitted: Any
+    if in_pytree is None or out_pytree is None:
+        held = [k for k, leaf in enumerate(traced.program.inputs) if leaf.donated]
+        jitted = Leafwise(leafwise, (in_tree, out_tree), ins, outs, held)
+    else:
+        jitted = jax.jit(
+            run,
+            in_shardings=in_pytree,
+            out_shardings=out_pytree,
+            donate_argnums=tuple(sorted(donated)),
+        )
     return Executable(plan, mesh, traced, jitted, ins, outs)
 
 

@@ -303,6 +303,36 @@ def _arena(result: Result) -> str:
     )
 
 
+_KEPT = re.compile(r"kept whole: (\w+)")
+
+
+def _wild(result: Result) -> str:
+    def cells(name: str, rows: Sequence[Result]) -> list[str]:
+        ran = [r for r in rows if r["max_relative_error"] is not None]
+        kept = {kind for r in rows for note in r["replicated"] for kind in _KEPT.findall(note)}
+        return [
+            name,
+            str(len({r["name"] for r in rows})),
+            str(len(rows)),
+            *(
+                str(sum(r["status"] == s for r in rows))
+                for s in ("ok", "refused", "wrong", "error")
+            ),
+            f"{max((r['max_relative_error'] for r in ran), default=0.0):.1e}",
+            ", ".join(sorted(kept)) or "-",
+        ]
+
+    packages: dict[str, list[Result]] = {}
+    for row in result["rows"]:
+        packages.setdefault(row["package"], []).append(row)
+    head = [
+        *("package", "programs", "plans", "match", "refused", "wrong", "crash"),
+        *("largest error", "kept whole"),
+    ]
+    of_packages = [cells(name, packages[name]) for name in sorted(packages)]
+    return markdown(head, [*of_packages, cells("all", result["rows"])])
+
+
 # name in the page -> (what makes it, the result it is made from)
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "compiled-summary": (_compiled_summary, "compiled"),
@@ -313,6 +343,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "planning": (_planning, "planning"),
     "contest": (_contest, "contest"),
     "arena": (_arena, "arena"),
+    "wild": (_wild, "wild"),
 }
 
 

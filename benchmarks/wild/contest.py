@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 import warnings
@@ -28,6 +29,9 @@ _JUST_ABOVE = 1.001
 _ZERO_SCALE = 1e-3
 
 _4X2 = {"data": 4, "tensor": 2}
+
+# Where packages lie on this machine says nothing to anybody.
+_FOLDERS = re.compile(r"/[^\s\"]*?/(?=(?:site-packages|benchmarks|autoshard)/)")
 
 # Programs this small are fastest whole on every device, and every strategy may leave them so: a
 # comparison would then compare a program with itself. On a chip this many times slower, splitting
@@ -138,8 +142,14 @@ def contest(name: str, package: str, built: Built, layout: str, expected: Any) -
         status, detail = "error", traceback.format_exc()
     seconds = time.perf_counter() - begun
     return Row(
-        name, package, layout, status, error, unknown, plan_s, seconds, split, values, detail
+        *(name, package, layout, status, error, tuple(map(placed, unknown))),
+        *(plan_s, seconds, split, values, placed(detail)),
     )
+
+
+def placed(text: str) -> str:
+    """The text with the folders above a package left out of paths of its files."""
+    return _FOLDERS.sub("", text)
 
 
 def _least(built: Built, options: Mapping[str, Any]) -> float:

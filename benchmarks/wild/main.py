@@ -10,8 +10,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.wild.case import Case
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _FLAG = "--xla_force_host_platform_device_count"
 # LLVM's optimiser is left out: most of the time is compilation, and it changes no collective.
 _FLAGS = f"{_FLAG}=8 --xla_backend_optimization_level=0"
+
+_COMMAND = "python -m benchmarks wild --write"
 
 _HEADER = (
     f"{'case':31} {'package':10} {'layout':15} {'status':8} {'error':>8}"
@@ -51,7 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = sys.stderr if args.json else sys.stdout
     # Brax's own dependencies print while they are imported.
     with contextlib.redirect_stdout(out):
-        rows, broken = _all(args.only or list(CASES), args.layout or list(LAYOUTS))
+        keep = (
+            (lambda rows: None) if args.write is None else (lambda rows: _write(args.write, rows))
+        )
+        names, layouts = args.only or list(CASES), args.layout or list(LAYOUTS)
+        if args.missing:
+            had = {(row["name"], row["layout"]) for row in _written(args.write)}
+            names = [n for n in names if any((n, layout) not in had for layout in layouts)]
+        rows, broken = _all(names, layouts, keep)
     if args.json:
         print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}))
     return 1 if broken or any(row.status in ("wrong", "error") for row in rows) else 0
@@ -60,13 +70,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks wild", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object of all rows")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="the same object into a file, case by case, in place of what it has of these cases",
+    )
+    parser.add_argument("--missing", action="store_true", help="only what that file has not yet")
     parser.add_argument("--only", action="append", metavar="NAME", help="only this case")
     parser.add_argument("--layout", action="append", metavar="NAME", help="only this layout")
     parser.add_argument("--list", action="store_true", help="the names, and no run")
     return parser
 
 
-def _all(names: Sequence[str], layouts: Sequence[str]) -> tuple[list[Row], int]:
+def _written(file: Path | None) -> list[dict[str, Any]]:
+    """The rows that a file has."""
+    if file is None or not file.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def _write(file: Path, rows: Sequence[Row]) -> None:
+    """Rows into a file, in place of those of the same cases and layouts."""
+    new = [dataclasses.asdict(row) for row in rows]
+    again = {(row["name"], row["layout"]) for row in new}
+    kept = [row for row in _written(file) if (row["name"], row["layout"]) not in again]
+    lines = ",\n".join(json.dumps(row) for row in [*kept, *new])
+    command = json.dumps(f"{_COMMAND} {file.name}")
+    file.write_text(f'{{"command": {command}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def _all(
+    names: Sequence[str], layouts: Sequence[str], keep: Callable[[Sequence[Row]], None]
+) -> tuple[list[Row], int]:
     """All rows, and how many cases do not run on one device."""
     from benchmarks.wild.cases import CASES
 
@@ -75,7 +112,9 @@ def _all(names: Sequence[str], layouts: Sequence[str]) -> tuple[list[Row], int]:
     broken = 0
     for name in names:
         try:
-            rows += _rows(CASES[name], layouts)
+            found = _rows(CASES[name], layouts)
+            keep(found)
+            rows += found
         except ImportError as missing:
             print(f"{name}: skipped, {missing}", file=sys.stderr)
         except Exception:

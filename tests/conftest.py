@@ -8,10 +8,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight devices share few cores here. Programs run one at a time, and a collective may wait long
 # for its last participant: XLA aborts the process after 40 s otherwise.
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "0"
-# LLVM's optimiser is left out: it takes half of the compile time, and changes neither the HLO
-# nor its collectives.
+# LLVM's optimiser is left out, and so are the emitters that make a module of MLIR of every fusion:
+# together they take most of the compile time, and change neither the HLO nor its collectives.
 _FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
 if _FLAGS not in os.environ.get("XLA_FLAGS", ""):

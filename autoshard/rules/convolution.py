@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from autoshard.program.rule import Combiner, OpClass, Rule
-from autoshard.rules.base import Draft, OpView
+from autoshard.rules.base import Draft, OpView, whole_dims
 from autoshard.rules.registry import register
 
 
@@ -17,6 +17,11 @@ def conv_general_dilated(op: OpView) -> Rule:
     a single point. With feature groups the group is the major part of input features, kernel
     outputs and output features, with batch groups that of batch, kernel outputs and output
     features: a parallel factor of the number of groups; what lies within a group stays whole.
+
+    Two things stay whole because XLA's partitioner has no right answer for them. Feature groups of
+    several input features are gathered, the batch too, and may even come out wrong
+    (https://github.com/openxla/xla/issues/47945). Partial sums of batch groups are added over all
+    devices, those included that hold the same part.
     """
     p = op.params
     numbers = p["dimension_numbers"]
@@ -40,7 +45,7 @@ def conv_general_dilated(op: OpView) -> Rule:
     if feature_groups > 1:
         group = draft.parallel(feature_groups)
         lhs[l_feature] = rhs[r_out] = result[o_feature] = group
-    else:
+    elif batch_groups == 1:
         lhs[l_feature] = rhs[r_in] = draft.reduction(left[l_feature], Combiner.ADD)
     if feature_groups == batch_groups == 1:
         rhs[r_out] = result[o_feature] = draft.parallel(right[r_out])
@@ -56,6 +61,9 @@ def conv_general_dilated(op: OpView) -> Rule:
             left[i], right[w], out[o], stride, padding[0], dilation, p["rhs_dilation"][s]
         )
     flops = 2.0 * pairs * out[o_batch] * out[o_feature] * right[r_in]
+    if feature_groups > 1 and right[r_in] > 1:
+        whole = whole_dims((left, right, out))
+        return Draft().rule(whole[:2], whole[2:], OpClass.CONV, flops)
     return draft.rule([lhs, rhs], [result], OpClass.CONV, flops)
 
 

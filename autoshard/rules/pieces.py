@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autoshard.program.rule import OpClass, Rule
-from autoshard.rules.base import Draft, OpView, leading_dims, same_dims
+from autoshard.rules.base import Draft, OpView, leading_dims, same_dims, whole_dims
 from autoshard.rules.registry import register
 
 
@@ -103,10 +103,11 @@ def windowed(op: OpView) -> Rule:
 
 @register("fft")
 def fft(op: OpView) -> Rule:
-    """The last `len(fft_lengths)` dimensions are transformed."""
-    rank = len(op.out_shapes[0])
-    transformed = range(rank - len(op.params["fft_lengths"]), rank)
-    return same_dims(op, OpClass.MOVE, touched=transformed)
+    """Whole, batches too: XLA's partitioner gathers the operand of a transform that is split.
+
+    See https://docs.jax.dev/en/latest/jax.experimental.custom_partitioning.html.
+    """
+    return Draft().rule(whole_dims(op.in_shapes), whole_dims(op.out_shapes), OpClass.MOVE)
 
 
 # Dimensions of the first operand that are the problem; the ones before are a batch of problems.

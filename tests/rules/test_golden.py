@@ -111,8 +111,8 @@ PIECES = [
     ("tile", lambda x: jnp.tile(x, (1, 2, 1)), [A], "i_j->i_j"),
     ("reduce_window_max", pool, [A], "i_j->i_j"),
     ("select_and_scatter_add", gradient(pool, 0), [A], "i_j,i_j->i_j"),
-    ("fft", lambda x: jnp.fft.rfft(x), [A], "ij_->ij_"),
-    ("fft", lambda x: jnp.fft.rfft2(x), [A], "i__->i__"),
+    ("fft", lambda x: jnp.fft.rfft(x), [A], "___->___"),
+    ("fft", lambda x: jnp.fft.rfft2(x), [A], "___->___"),
     ("cholesky", jnp.linalg.cholesky, [floats(3, 5, 5)], "i__->i__"),
     ("eigh", jnp.linalg.eigh, [floats(3, 5, 5)], "i__->i__,i_"),
     ("svd", lambda x: jnp.linalg.svd(x, full_matrices=False), [floats(3, 6, 5)], "i__->i_,i__,i__"),
@@ -150,9 +150,9 @@ CONVOLUTIONS = [
     ("depthwise", lambda x, w: conv(x, w, groups=8), [X, floats(3, 3, 1, 16)],
      "i__j,___j->i__j"),
     ("depthwise input gradient", gradient(lambda x, w: conv(x, w, groups=8), 0),
-     [X, floats(3, 3, 1, 16)], "i__j,__j_->i__j"),
+     [X, floats(3, 3, 1, 16)], "____,____->____"),
     ("depthwise kernel gradient", gradient(lambda x, w: conv(x, w, groups=8), 1),
-     [X, floats(3, 3, 1, 16)], "i__j,i__j->___j {i:add}"),
+     [X, floats(3, 3, 1, 16)], "___i,___i->___i"),
 ]  # fmt: skip
 
 INDEXING = [
@@ -211,8 +211,9 @@ def test_convolution(fn, args, expected):
     assert text_of("conv_general_dilated", fn, *args) == expected
 
 
-def test_shards_of_a_grouped_convolution_are_whole_groups():
-    # Input features 8 = 2 groups of 4; output features 16 = 2 groups of 8.
-    fn = lambda x, w: conv(x, w, groups=2)  # noqa: E731
-    text = text_of("conv_general_dilated", fn, X, floats(3, 3, 4, 16), sizes=True)
-    assert text == "i__j,___j->i__j i=2 j=2"
+def test_a_grouped_convolution_is_whole_unless_it_is_depthwise():
+    # Features 8 = 8 groups of 1, then 2 groups of 4; outputs 16 = 8 groups of 2, then 2 of 8.
+    fn = lambda groups: lambda x, w: conv(x, w, groups=groups)  # noqa: E731
+    depthwise = text_of("conv_general_dilated", fn(8), X, floats(3, 3, 1, 16), sizes=True)
+    assert depthwise == "i__j,___j->i__j i=2 j=8"
+    assert text_of("conv_general_dilated", fn(2), X, floats(3, 3, 4, 16)) == "____,____->____"

@@ -1,0 +1,92 @@
+"""Laws of every rule: an equation split over eight devices computes what it computes on one, and
+sends what its rule foresees.
+
+Every case is tried at drawn sizes: as it is, batched, and in reverse mode (forms.py), each equation
+of which is split along each of its factors (split.py).
+"""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from jax.extend.core import primitives
+
+from autoshard.rules.chatter import CHATTER
+from autoshard.rules.registry import known_kinds
+from tests.rules.equations import equations as all_equations
+from tests.rules.forms import BATCH, forms
+from tests.rules.law_cases import CASES, Case
+from tests.rules.split import checks_of, faults
+from tests.rules.taken_apart import equations
+
+# Eight first: the first trial splits everything eight ways.
+SIZES = st.sampled_from([8, 4, 2, 16, 6])
+
+# Ruled primitives without a case, and why.
+UNTRIED = {
+    name: why
+    for why, names in {
+        "holds no defined numbers": "empty empty2",
+        "says a layout of its own": "layout_constraint reshard sharding_constraint",
+        "laid out by its author": "custom_partitioning shard_map",
+        "of other packages, and elementwise": (
+            "nonbatchable nondifferentiable_backward nontraceable select_if_vmap unvmap_all"
+            " unvmap_any unvmap_max"
+        ),
+        "another name of what is tried": (
+            "scatter-sub scatter_add scatter_max scatter_min scatter_mul scatter_sub"
+        ),
+        "JAX reaches it under dynamic shapes only": "dim_as_value iota_2x32_shape platform_index",
+        "not of every JAX": "from_edtype threefry4x32 to_edtype",
+        "whole, and gives other numbers by design": "rng_uniform",
+        "cannot be compiled inside another program": "mulhi",
+        "a part of what JAX computes by others": "random_gamma_grad",
+        "a batch of problems, as `cholesky` is": (
+            "cholesky_update geqp3 geqrf ormqr symmetric_product"
+        ),
+    }.items()
+    for name in names.split()
+}
+
+
+def sizes_of(case: Case) -> dict[str, st.SearchStrategy[int]]:
+    letters = {d for operand in case.operands for d in operand.dims if d.isalpha()}
+    return dict.fromkeys((*sorted(letters), BATCH), SIZES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equations_keep_their_rules(name: str) -> None:
+    case = CASES[name]
+
+    @settings(
+        max_examples=2,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.fixed_dictionaries(sizes_of(case)))
+    def law(sizes: dict[str, int]) -> None:
+        checks = checks_of(equations(list(forms(case, sizes))))
+        # What sends more than foreseen would hide what others of its program send.
+        for chatty in (False, True):
+            some = [c for c in checks if (c.equation.op.kind in CHATTER) is chatty]
+            assert not (wrong := faults(some)), "\n".join(wrong)
+
+    law()
+
+
+def test_every_ruled_primitive_is_tried_or_explained() -> None:
+    tried = set()
+    for case in CASES.values():
+        sizes = dict.fromkeys(sizes_of(case), 8)
+        for fn, args in forms(case, sizes):
+            closed = jax.make_jaxpr(fn)(*args)
+            tried |= {eqn.primitive.name for eqn in all_equations(closed.jaxpr)}
+    assert known_kinds() - tried == set(UNTRIED) & known_kinds()
+    assert set(CHATTER) <= tried
+    names = {getattr(primitives, p).name for p in dir(primitives) if p.endswith("_p")}
+    assert len(names & tried) > len(names & set(UNTRIED)) * 10

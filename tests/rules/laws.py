@@ -1,15 +1,13 @@
-"""What a rule promises, checked against the op itself and against XLA's partitioner.
+"""What a rule promises, checked against the op itself.
 
 Shards law. Cut every operand along a factor. A parallel factor: the op on the cut operands gives
 the cut result. A reduction factor: the results of all pieces, combined, give the result.
 
-Compiler law. Lay the operands out along a factor on two devices. A parallel factor: the compiled
-program communicates nothing. A reduction factor: all it does is all-reduce.
+What compilers make of a rule is tried in split.py.
 """
 
 import functools
 import operator
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,15 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoshard.program.rule import Combiner, FactorKind, Rule
 from tests.rules.equations import rule_of
 
 SHARDS = 2
-COLLECTIVE = re.compile(
-    r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
-)
 
 COMBINE = {
     Combiner.ADD: operator.add,
@@ -47,14 +41,12 @@ class Case:
         args: the whole operands.
         piece: `piece(shard, *cut operands)` for operands and factors whose shards must know which
             shard they are (lookups): by the (operand, dimension) that the factor stands on.
-        communicates: for factors at (operand, dimension), why XLA for CPU communicates anyway.
     """
 
     kind: str
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     piece: Mapping[tuple[int, int], Callable[..., Any]] = field(default_factory=dict)
-    communicates: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @functools.cached_property
     def rule(self) -> Rule:
@@ -112,36 +104,6 @@ def check_shards(case, factor):
             part = cut(want, dims, factor, shard)
             assert got.shape == part.shape
             np.testing.assert_allclose(got, part, rtol=2e-5, atol=1e-5)
-
-
-def compiled_collectives(case, factor):
-    """The kinds of collectives in the program compiled for two devices, and its results."""
-    mesh = Mesh(np.array(jax.devices()[:SHARDS]), ("x",))
-
-    def layout(dims):
-        return NamedSharding(mesh, PartitionSpec(*("x" if f == factor else None for f in dims)))
-
-    rule = case.rule
-    ins = tuple(layout(dims) for _, dims in zip(case.args, rule.operands, strict=False))
-    outs = jax.tree.unflatten(
-        jax.tree.structure(jax.eval_shape(case.fn, *case.args)), [layout(d) for d in rule.results]
-    )
-    program = jax.jit(case.fn, in_shardings=ins, out_shardings=outs).lower(*case.args).compile()
-    results = jax.tree.leaves(program(*map(jax.device_put, case.args, ins)))
-    return set(COLLECTIVE.findall(program.as_text())), results
-
-
-def check_compiler(case, factor):
-    used, results = compiled_collectives(case, factor)
-    for got, want in zip(results, jax.tree.leaves(case.fn(*case.args)), strict=True):
-        np.testing.assert_allclose(
-            np.asarray(got, np.float32), np.asarray(want, np.float32), rtol=2e-5, atol=1e-5
-        )
-    allowed = {"all-reduce"} if case.rule.factors[factor].combiner else set()
-    if case.place(factor) in case.communicates:
-        assert used - allowed, "XLA has learned: take the case off `communicates`"
-    else:
-        assert used == allowed
 
 
 def numbers(*shape, seed=0):

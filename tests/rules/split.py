@@ -61,7 +61,7 @@ class Check:
 
 
 def splits(equation: Equation) -> list[Split]:
-    """Ways to split factors: each over all it may be, each over one axis, and neighbours over two."""
+    """Each factor over all axes it may be split over and over one, and neighbours over two."""
     legal = {
         f: [way for way in WAYS if factor.size % math.prod(SIZES[a] for a in way) == 0]
         for f, factor in enumerate(equation.rule.factors)
@@ -85,13 +85,12 @@ def checks_of(found: Sequence[Equation]) -> list[Check]:
     met: Counter[str] = Counter()
     for equation in found:
         kind, ways = equation.op.kind, splits(equation)
-        if not equation.first or kind in ALIKE:
+        if not equation.first or kind in ALIKE or kind in CHATTER:
             turn, met[kind] = met[kind], met[kind] + 1
             few = 1 if kind in ALIKE or kind in CHATTER else FEW
             ways = [ways[(few * turn + k) % len(ways)] for k in range(few)] if ways else []
-            ways = ways if turn < MOST or equation.first else []
-        elif kind in CHATTER:  # compiled one by one
-            ways = ways[:2]
+            most = 1 if kind in CHATTER else MOST  # those are compiled one by one
+            ways = ways if turn < most or (equation.first and kind not in CHATTER) else []
         checks += [Check(equation, way) for way in ways]
     return checks
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from tests.rules.laws import Case, check_compiler, check_shards, indices, numbers
+from tests.rules.laws import Case, check_shards, indices, numbers
 
 X = numbers(4, 6, 8)
 
@@ -147,7 +147,6 @@ CASES = {
         "top_k",
         lambda x: lax.top_k(x, 3),
         (X,),
-        communicates=dict.fromkeys([(0, 0), (0, 1)], "a kernel its partitioner does not cut"),
     ),
     "transpose": Case("transpose", lambda x: x.transpose(2, 0, 1), (X,)),
     "broadcast": Case(
@@ -249,23 +248,3 @@ PAIRS = [(name, factor) for name, case in CASES.items() for factor in case.split
 @pytest.mark.parametrize(("name", "factor"), PAIRS)
 def test_shards(name, factor):
     check_shards(CASES[name], factor)
-
-
-# Each compiles a program: of the ops that treat dimensions alike, one factor of a kind will do.
-PARTICULAR = (
-    "reshape dot_general ragged_dot_general conv_general_dilated gather scatter-add".split()
-)
-COMPILED = [
-    (name, factor)
-    for name, case in CASES.items()
-    for factor in (
-        case.splittable
-        if case.kind in PARTICULAR
-        else {case.rule.factors[f].kind: f for f in reversed(case.splittable)}.values()
-    )
-]
-
-
-@pytest.mark.parametrize(("name", "factor"), COMPILED)
-def test_compiler(name, factor):
-    check_compiler(CASES[name], factor)

@@ -108,7 +108,7 @@ class _Entry:
     @functools.cached_property
     def run(self) -> Executable:
         plan, mesh = self.plan, jax_mesh(self.plan.mesh, self.devices())
-        form = self.variants.of(Variant(plan.microbatches, plan.remat))
+        form = self.variants.of(Variant(plan.microbatches, plan.remat, plan.pipeline))
         return executable(form, plan, mesh, self.call.donated)
 
     def difference(self, call: _Call, sig: Signature) -> str:

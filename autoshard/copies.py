@@ -70,7 +70,11 @@ def most_calls(
         if plan.calls_per_s > best.calls_per_s * (1 + _WORTH):
             best = plan
     others = tuple(_rival(plan) for plan in plans if plan is not best)
-    notes = (*best.notes, *([f"one copy: {why}"] if why else []), *([too_large] if too_large else []))
+    notes = (
+        *best.notes,
+        *([f"one copy: {why}"] if why else []),
+        *([too_large] if too_large else []),
+    )
     certificate = replace(best.certificate, rivals=(*best.certificate.rivals, *others))
     return replace(best, certificate=certificate, notes=notes)
 

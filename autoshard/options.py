@@ -51,6 +51,10 @@ class Options:
             the memory limit.
         microbatch: into how many microbatches the batch is split, gradients accumulated over them;
             "auto" for what is predicted fastest within the memory limit.
+        pipeline: whether layers are cut into stages on a mesh axis `pipe`: "auto" where that is
+            predicted faster, or where nothing else fits; False for never; or the number of stages.
+            `microbatch` then says in how many microbatches. A `mesh` with sizes of `pipe`, `data`
+            and `tensor` asks for it too.
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
         time_limit_s: wall clock the search may take.
@@ -70,6 +74,7 @@ class Options:
     intent: Sequence[Intent] = ()
     remat: bool | str = False
     microbatch: int | str = 1
+    pipeline: bool | int | str = "auto"
     plan: Any = None
     strict: bool = False
     time_limit_s: float = 10.0
@@ -89,6 +94,12 @@ class Options:
             raise ValueError(
                 f"microbatch={count!r}: write how many microbatches a batch is split into, 1 or"
                 ' more, or "auto"'
+            )
+        stages = self.pipeline
+        if not (stages is False or stages == "auto" or (type(stages) is int and stages > 1)):
+            raise ValueError(
+                f'pipeline={stages!r}: write "auto", False, or how many stages layers are cut into,'
+                " 2 or more"
             )
 
     @property

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from autoshard.copies import most_calls
-from autoshard.errors import IntentError, UnknownPrimitiveError, warn
+from autoshard.errors import InfeasibleError, IntentError, UnknownPrimitiveError, warn
 from autoshard.execute.shardings import in_machine_order
 from autoshard.machine import (
     LogicalMesh,
@@ -25,6 +25,7 @@ from autoshard.machine import (
     parse_machine,
 )
 from autoshard.options import Options, is_sizes
+from autoshard.pipelines import is_asked, with_stages
 from autoshard.plan import units
 from autoshard.plan.check import refuse_mismatch
 from autoshard.plan.errors import PlanError
@@ -210,7 +211,7 @@ def _plan_on(
     program = variants.plain.program
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
-    meshes = _meshes_for(program, mesh, machine)
+    meshes = _meshes_for(program, mesh, machine) if not is_asked(options) else ()
     finer = _finer_meshes(program, options, machine)
     stored = _cache_file(program, key, (machine, meshes, finer), options)
     if stored is not None and stored.exists():
@@ -219,13 +220,15 @@ def _plan_on(
             tell(f"plan found in {stored}")
             return cached
 
-    def searched(traced: Traced, limit_bytes: float, time_limit_s: float) -> Candidate:
+    def searched(
+        traced: Traced, limit_bytes: float, time_limit_s: float, only: LogicalMesh | None = None
+    ) -> Candidate:
         found = search(
             traced.program,
             machine,
-            meshes,
+            meshes if only is None else [only],
             limit_bytes,
-            finer=finer,
+            finer=finer if only is None else (),
             strategies=strategies,
             strategy=asked,
             intents=tuple(options.intent),
@@ -237,12 +240,33 @@ def _plan_on(
         made = replace(made, program=program_key(program), notes=(*made.notes, *traced.notes))
         return Candidate(made, found.interrupted)
 
-    chosen = choose(variants, options, float(key.memory_limit_bytes), searched, tell)
+    def staged(traced: Traced, on: LogicalMesh, limit_bytes: float, seconds: float) -> Candidate:
+        return searched(traced, limit_bytes, seconds, on)
+
+    limit = float(key.memory_limit_bytes)
+    known: Candidate | InfeasibleError | None = None
+    if not is_asked(options) or program.mesh_sizes:
+        try:
+            known = choose(variants, options, limit, searched, tell)
+        except InfeasibleError as error:
+            if not _may_have_stages(program, options):
+                raise
+            known = error
+    chosen = known
+    if known is None or _may_have_stages(program, options):
+        chosen = with_stages(variants, options, machine, limit, known, staged, tell)
+    assert isinstance(chosen, Candidate)
     plan = chosen.plan
     # What Ctrl-C cut short is used now, and searched for again the next time.
     if stored is not None and not chosen.interrupted:
         _keep(plan, stored)
     return plan
+
+
+def _may_have_stages(program: Program, options: Options) -> bool:
+    """Whether cutting layers into stages is up to us, should it be better."""
+    free = isinstance(options.mesh, str) and options.strategy == "auto" and not options.intent
+    return options.pipeline == "auto" and free and not program.mesh_sizes
 
 
 def given_plan(options: Options) -> Plan | None:
@@ -399,7 +423,7 @@ def _cache_file(
         key,
         where,
         options.strategy,
-        (options.remat, options.microbatch),
+        (options.remat, options.microbatch, options.pipeline),
         tuple(map(str, options.intent)),
         options.seed,
         options.time_limit_s,

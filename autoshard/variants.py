@@ -67,7 +67,7 @@ def choose(
     """
     if "auto" not in (options.remat, options.microbatch):
         assert not isinstance(options.microbatch, str)
-        only = Variant(options.microbatch, _word(options.remat))
+        only = Variant(options.microbatch, word(options.remat))
         done = _planned(variants, only, limit_bytes, options.time_limit_s, search)
         if only.remat != AS_WRITTEN and not variants.changes(only.remat):
             done = _noted(done, NOTHING_TO_CHANGE[only.remat])
@@ -75,7 +75,7 @@ def choose(
     return _Choice(variants, options, limit_bytes, search, tell).run()
 
 
-def _word(remat: bool | str) -> str:
+def word(remat: bool | str) -> str:
     """The form that an option other than "auto" asks for."""
     return remat if isinstance(remat, str) else "full" if remat else AS_WRITTEN
 
@@ -184,7 +184,7 @@ class _Choice:
     def _remats(self) -> tuple[str, ...]:
         asked = self.options.remat
         if asked != "auto":
-            return (_word(asked),)
+            return (word(asked),)
         found = self.variants.remats()
         if found == (AS_WRITTEN,):
             self.notes.append(NOTHING_TO_CHANGE["full"])

@@ -134,6 +134,7 @@ def _identity(before: Plan, after: Plan) -> Iterator[Change]:
         ("strategy", before.strategy, after.strategy),
         ("remat", before.remat, after.remat),
         ("microbatches", str(before.microbatches), str(after.microbatches)),
+        ("pipeline", str(before.pipeline or "none"), str(after.pipeline or "none")),
         ("objective", before.objective, after.objective),
         ("copies", str(before.copies), str(after.copies)),
         ("mesh", str(before.mesh), str(after.mesh)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoshard.plan._views import view
+from autoshard.plan.pipeline import Pipeline
 from autoshard.program.spec import Spec
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class Plan:
 
     The program is run as `remat` and `microbatches` say: what backward loops of scanned layers
     compute again ("as written", "none", "selective" or "full"), and the batch in so many parts, one
-    after the other. Constraints speak of the program so rewritten, `program` of the one it was made
+    after the other. With a `pipeline` its layers are cut into stages too. Constraints speak of the program so rewritten, `program` of the one it was made
     from.
 
     `objective` is what the plan was made for. Of a plan for "throughput", `mesh` and all predictions
@@ -243,6 +244,7 @@ class Plan:
     versions: tuple[tuple[str, str], ...] = ()
     remat: str = "as written"
     microbatches: int = 1
+    pipeline: Pipeline | None = None
     objective: str = "latency"
     copies: int = 1
     schema: int = SCHEMA_VERSION

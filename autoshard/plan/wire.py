@@ -79,6 +79,8 @@ def from_struct(hint: Any, value: Any) -> Any:
     """
     if hint is Spec:
         return Spec.of(*value)
+    if get_origin(hint) is UnionType and isinstance(value, msgspec.Struct):
+        (hint,) = (h for h in get_args(hint) if dataclasses.is_dataclass(h))
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint)
         fields = dataclasses.fields(hint)

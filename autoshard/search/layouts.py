@@ -12,8 +12,8 @@ import numpy as np
 
 from autoshard.cost.reshard import PARTIAL, WHOLE, Floats, Ints, dim_of, on, rank_of
 from autoshard.machine.model import LogicalMesh
-from autoshard.program.rule import Combiner
 from autoshard.program.ir import Taken
+from autoshard.program.rule import Combiner
 from autoshard.program.spec import Spec
 from autoshard.search.graph import Dims, Graph, Node
 

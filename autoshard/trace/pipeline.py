@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
+from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 from autoshard.trace.batch import SAME, ZERO, Batch, Part, State, state_of
 from autoshard.trace.function import Traced, jaxpr_of, rewritten
 from autoshard.trace.microbatch import batch_leaves, batch_size, wide
@@ -33,44 +34,6 @@ from autoshard.trace.resize import Resize
 from autoshard.trace.signature import Signature
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
-
-PIPE, DATA, TENSOR = AXES = ("pipe", "data", "tensor")
-
-
-@dataclass(frozen=True, order=True)
-class Pipeline:
-    """How layers are cut into stages, and the mesh for it.
-
-    Attributes:
-        stages: size of the axis `pipe`; 2 or more.
-        microbatches: parts that each shard of the batch is taken in.
-        data: size of the axis `data`, which splits the batch.
-        tensor: size of the axis `tensor`, with which the plan does as it likes.
-    """
-
-    stages: int
-    microbatches: int
-    data: int = 1
-    tensor: int = 1
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the mesh."""
-        return {PIPE: self.stages, DATA: self.data, TENSOR: self.tensor}
-
-    @property
-    def ticks(self) -> int:
-        """How often a stage runs, in one direction."""
-        return self.microbatches + self.stages - 1
-
-    @property
-    def bubble(self) -> float:
-        """The part of all ticks in which a stage has nothing to do."""
-        return (self.stages - 1) / self.ticks
-
-    def __str__(self) -> str:
-        return f"{self.stages} stages x {self.microbatches} microbatches"
-
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoshard import _compat
+from autoshard.plan.pipeline import Pipeline
 from autoshard.trace import keeping
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, in_microbatches
+from autoshard.trace.pipeline import Layers, layers_of
 from autoshard.trace.remat import rematerialised
 
 AS_WRITTEN = "as written"
@@ -53,20 +55,23 @@ NOTHING_TO_CHANGE = {
 }
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Variant:
     """One form of a step.
 
     Attributes:
         microbatches: how many parts the batch is taken in, one after the other.
         remat: what backward loops of scanned layers compute again; a key of `REMATS`.
+        pipeline: how its layers are cut into stages, if they are.
     """
 
     microbatches: int = 1
     remat: str = AS_WRITTEN
+    pipeline: Pipeline | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
+        parts = [str(self.pipeline)] if self.pipeline else []
+        parts += [f"{self.microbatches} microbatches"] if self.microbatches > 1 else []
         remat = [f"remat {self.remat}"] if self.remat != AS_WRITTEN else []
         return ", ".join([*parts, *remat]) or AS_WRITTEN
 
@@ -80,18 +85,32 @@ class Variants:
     def __init__(self, plain: Traced) -> None:
         self.plain = plain
         self._made: dict[Variant, Traced] = {PLAIN: plain}
+        self._layers: dict[str, Layers] = {}
 
     def of(self, variant: Variant) -> Traced:
         """The step in one form.
 
         Raises:
             MicrobatchError: it cannot be taken in so many microbatches.
+            PipelineError: its layers cannot be cut so.
         """
         if variant not in self._made:
             self._made[variant] = self._make(variant)
         return self._made[variant]
 
+    def layers(self, remat: str = AS_WRITTEN) -> Layers:
+        """The loops that can be cut into stages.
+
+        Raises:
+            PipelineError: there are none.
+        """
+        if remat not in self._layers:
+            self._layers[remat] = layers_of(self.plain, lambda closed: REMATS[remat](closed)[0])
+        return self._layers[remat]
+
     def _make(self, variant: Variant) -> Traced:
+        if variant.pipeline is not None:
+            return self.layers(variant.remat).pipelined(variant.pipeline)
         if variant.remat == AS_WRITTEN:
             return in_microbatches(self.plain, variant.microbatches)
         whole = self.of(Variant(variant.microbatches))

@@ -32,7 +32,7 @@ def plan_key(plan: Plan, donated: frozenset[int]) -> str:
     """
     return _digest(
         plan.program,
-        (plan.remat, plan.microbatches),
+        (plan.remat, plan.microbatches, plan.pipeline),
         (plan.machine.name, plan.copies),
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),

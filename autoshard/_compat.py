@@ -436,7 +436,7 @@ def shard_map(
     out_specs: Any,
     manual: Collection[str],
 ) -> Callable[..., Any]:
-    """`jax.shard_map` over some axes of a mesh, for code that does not say what varies over them."""
+    """`jax.shard_map` over some axes of a mesh, for code that says nothing of what varies."""
     mapped: Callable[..., Any] = jax.shard_map(
         fun,
         mesh=mesh,

@@ -56,7 +56,7 @@ class MicrobatchError(AutoshardError, ValueError):
 
 
 class PipelineError(AutoshardError, ValueError):
-    """The layers of a step cannot be pipelined as asked for; the message says what is in the way."""
+    """The layers of a step cannot be cut into stages; the message says what is in the way."""
 
 
 class UnknownPrimitiveError(AutoshardError):

@@ -223,11 +223,12 @@ class Plan:
 
     The program is run as `remat` and `microbatches` say: what backward loops of scanned layers
     compute again ("as written", "none", "selective" or "full"), and the batch in so many parts, one
-    after the other. With a `pipeline` its layers are cut into stages too. Constraints speak of the program so rewritten, `program` of the one it was made
-    from.
+    after the other. With a `pipeline` its layers are cut into stages too. Constraints speak of the
+    program so rewritten, `program` of the one it was made from.
 
-    `objective` is what the plan was made for. Of a plan for "throughput", `mesh` and all predictions
-    are those of one of `copies` that run side by side, each on an equal part of `machine`.
+    `objective` is what the plan was made for. Of a plan for "throughput", `mesh` and all
+    predictions are those of one of `copies` that run side by side, each on an equal part of
+    `machine`.
     """
 
     program: ProgramKey

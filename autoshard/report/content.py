@@ -103,6 +103,12 @@ def rewrites(plan: Plan) -> str:
         said.append(f"{plan.microbatches} microbatches, gradients accumulated")
     if plan.remat in REMAT_SAID:
         said.append(REMAT_SAID[plan.remat])
+    if plan.pipeline is not None:
+        pipe = plan.pipeline
+        said.append(
+            f"layers in {pipe.stages} stages, {pipe.microbatches} microbatches forward and back"
+            f" (GPipe), bubble {pipe.bubble:.1%}"
+        )
     return "; ".join(said)
 
 

@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from autoshard.program.ir import Op, Program, Role
 from autoshard.program.rule import OpClass
 from autoshard.search.graph import Flow, Graph, classes_of
-from autoshard.search.kinds import Kind, batch_classes, node_kinds
+from autoshard.search.kinds import Kind, batch_classes, node_kinds, with_examples
 
 Classes = frozenset[int]
 
@@ -48,11 +49,12 @@ class Anatomy:
 def anatomy_of(graph: Graph) -> Anatomy:
     """Find all of it. Nearly linear in the program."""
     batch = batch_classes(graph)
-    kinds = node_kinds(graph, batch)
+    examples = with_examples(graph, batch)
+    kinds = node_kinds(graph, batch, examples)
     products = {
         op.id: product
         for op in graph.program.ops
-        if (product := _weight_product(graph, op, batch)) is not None
+        if (product := _weight_product(graph, op, batch, examples)) is not None
     }
     residual = _residual(graph, kinds, frozenset(products))
     return Anatomy(
@@ -65,7 +67,7 @@ def anatomy_of(graph: Graph) -> Anatomy:
             node.id
             for node in graph.nodes
             if node.own is not None
-            and (node.own in products or _sums_batch(graph, node.own, batch))
+            and (node.own in products or _sums_batch(graph, node.own, batch, examples))
         ),
     )
 
@@ -89,23 +91,30 @@ def _sides(graph: Graph, op: Op) -> tuple[Classes, Classes, Classes]:
     return left, right, result
 
 
-def _weight_product(graph: Graph, op: Op, batch: Classes) -> _Product | None:
+def _weight_product(
+    graph: Graph, op: Op, batch: Classes, examples: AbstractSet[int]
+) -> _Product | None:
     if not op.rule.op_class.is_matrix or len(op.rule.operands) < 2:
         return None
     left, right, result = _sides(graph, op)
-    if left.isdisjoint(batch) == right.isdisjoint(batch):
+    one, other = (
+        t in examples or not side.isdisjoint(batch)
+        for t, side in zip(op.inputs[:2], (left, right), strict=True)
+    )
+    if one == other:
         return None
-    if left.isdisjoint(batch):
-        left, right = right, left
-    return _Product(left, right, result)
+    return _Product(left, right, result) if one else _Product(right, left, result)
 
 
-def _sums_batch(graph: Graph, op_id: int, batch: Classes) -> bool:
+def _sums_batch(graph: Graph, op_id: int, batch: Classes, examples: AbstractSet[int]) -> bool:
     """Whether a product leaves no batch of two operands with one: a gradient of a weight."""
     op = graph.program.ops[op_id]
     if not op.rule.op_class.is_matrix or len(op.rule.operands) < 2:
         return False
     left, right, result = _sides(graph, op)
+    held = all(t in examples for t in op.inputs[:2])
+    if examples.isdisjoint(op.outputs) and held:
+        return True
     return bool(left & right & batch) and result.isdisjoint(batch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from autoshard.program.ir import Op, Program, Role
@@ -48,15 +49,20 @@ def batch_classes(graph: Graph) -> frozenset[int]:
             return frozenset(found)
 
 
-def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
-    """The kind of every node."""
+def node_kinds(graph: Graph, batch: frozenset[int], examples: AbstractSet[int]) -> tuple[Kind, ...]:
+    """The kind of every node.
+
+    Args:
+        graph: the decisions.
+        batch: classes, from `batch_classes`.
+        examples: tensors, from `with_examples`.
+    """
     program = graph.program
     inputs: dict[Role, set[int]] = {role: set() for role in Role}
     for leaf in program.inputs:
         if leaf.tensor is not None:
             inputs[leaf.role].add(leaf.tensor)
     update = update_ops(program)
-    inside = _with_examples(graph, batch)
     kinds: list[Kind] = []
     for node in graph.nodes:
         own = program.ops[node.own] if node.own is not None else None
@@ -66,7 +72,7 @@ def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
             kinds.append(Kind.OPTIMIZER)
         elif not inputs[Role.PARAMETER].isdisjoint(node.tensors):
             kinds.append(Kind.PARAMETER)
-        elif batch.isdisjoint(node.classes) and inside.isdisjoint(
+        elif batch.isdisjoint(node.classes) and examples.isdisjoint(
             node.tensors if node.use_of is None else (node.use_of,)
         ):
             kinds.append(Kind.WEIGHT)
@@ -77,7 +83,7 @@ def node_kinds(graph: Graph, batch: frozenset[int]) -> tuple[Kind, ...]:
     return tuple(kinds)
 
 
-def _with_examples(graph: Graph, batch: frozenset[int]) -> set[int]:
+def with_examples(graph: Graph, batch: frozenset[int]) -> set[int]:
     """Tensors of code for one shard that hold examples of the batch.
 
     What is left of the batch there is no dimension that could be followed: a shard may hold a

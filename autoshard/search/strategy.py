@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoshard.errors import StrategyError
+from autoshard.plan.pipeline import PIPE
 from autoshard.search.anatomy import Classes
 from autoshard.search.build import Analysis, Look, MeshProblem
 from autoshard.search.kinds import AT_REST, WITHOUT_BATCH, Kind
@@ -97,7 +98,7 @@ class Strategy:
         name: how users ask for it.
         source: the paper it comes from.
         rules: by axis, for every axis it must have. Another axis is idle, but `data` splits the
-            batch.
+            batch, and so does `pipe` outside of stages.
         demands: by axis of `rules`, what the program must have, and have divided by the axis.
     """
 
@@ -114,12 +115,20 @@ class Strategy:
     @property
     def uses(self) -> frozenset[str]:
         """Axes it lays anything over."""
-        return self.needs | {BATCH_AXIS}
+        return self.needs | {BATCH_AXIS, PIPE}
 
 
 def replicas(view: View) -> Mask:
     """The rule of data parallelism: the batch is split, everything without a batch is whole."""
     return view.batch
+
+
+def over_stages(view: View) -> Mask:
+    """The rule of an axis of stages, outside of them: examples are dealt out, state lies anyhow.
+
+    Whose layers lie on which stage is no question of layouts; what is, is pinned.
+    """
+    return view.any_option if view.kind in WITHOUT_BATCH else view.batch
 
 
 def _idle(view: View) -> Mask:
@@ -160,7 +169,7 @@ def restrict(numbers: MeshProblem, strategy: Strategy) -> Keep:
     """
     if why := lacking(numbers.analysis, strategy) or undivided(numbers, strategy):
         raise StrategyError(f"strategy={strategy.name!r} does not apply: {why}")
-    otherwise = {BATCH_AXIS: replicas}
+    otherwise = {BATCH_AXIS: replicas, PIPE: over_stages}
     rules = [
         strategy.rules.get(axis.name, otherwise.get(axis.name, _idle)) for axis in numbers.mesh.axes
     ]

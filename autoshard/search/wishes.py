@@ -186,8 +186,8 @@ def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask]]:
     )
     if not mask.any():
         raise IntentError(
-            f"{op.kind} at {op.source}: its layout {Spec(tuple(w or () for w in wanted))} cannot be had together with what"
-            " else is said of the arrays that it reads and makes"
+            f"{op.kind} at {op.source}: its layout {Spec(tuple(w or () for w in wanted))} cannot be"
+            " had together with what else is said of the arrays that it reads and makes"
         )
     if not mask.all():
         yield node, mask

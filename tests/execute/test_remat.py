@@ -181,7 +181,7 @@ def test_auto_stays_with_the_step_as_written_where_it_is_nearly_as_fast() -> Non
     assert found.remat == "as written"
 
 
-# What tests/conftest.py leaves out to compile faster rounds a fusion as its neighbours would have it.
+# The emitters that tests/conftest.py leaves out: without them rounding depends on what is fused.
 AS_USERS = {"xla_cpu_use_fusion_emitters": True}
 
 

@@ -73,6 +73,8 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
                 for out in op.outputs:
                     buffer[out] = buffer[source]
 
+    for value, carry in _updated_in_place(program).items():
+        buffer[value] = buffer[carry]
     stored = stored_tensors(program, habits)
     for out, operand in scatters_into_sums(program).items() if habits.scatters_into_sums else ():
         buffer[out] = buffer[operand]
@@ -113,6 +115,28 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
                 end = max(end, span_end[inner])
             last[tensor] = max(last[tensor], end)
     return _collect(program, stored, buffer, start, last)
+
+
+def _updated_in_place(program: Program) -> dict[int, int]:
+    """What a loop carries on that is its carry with a part written anew -> that carry.
+
+    Nothing reads the old one afterwards, so both are one buffer.
+    """
+    made = {out: op for op in program.ops for out in op.outputs}
+    last_read: dict[int, int] = {}
+    for op in program.ops:
+        if not op.kind.endswith("_carry"):
+            last_read.update((t, op.id) for t in op.inputs if t is not None)
+    found: dict[int, int] = {}
+    for op in program.ops:
+        if not op.kind.endswith("_carry") or op.inputs[0] is None or op.inputs[1] is None:
+            continue
+        value, carry = op.inputs[0], op.inputs[1]
+        maker = made.get(value)
+        in_place = maker is not None and maker.kind.startswith(_IN_PLACE_PREFIXES)
+        if maker and in_place and maker.inputs[0] == carry and last_read[carry] == maker.id:
+            found[value] = carry
+    return found
 
 
 def _runs_at(program: Program, stored: Sequence[bool], habits: Habits) -> list[int]:

@@ -280,8 +280,14 @@ class _Pricing:
     def _traffic(self, op: Op, node: int) -> Floats:
         total = np.zeros(len(self.layouts.options[node]))
         classes = self.graph.op_classes[op.id]
-        sides = [*zip(op.inputs, op.rule.operands, strict=True)]
-        sides += [*zip(op.outputs, op.rule.results, strict=True)]
+        reads = [*zip(op.inputs, op.rule.operands, strict=True)]
+        sides = [*reads, *zip(op.outputs, op.rule.results, strict=True)]
+        # What is read, or written in place, is no more of an array than the part in question; the
+        # loop that goes on with it, or made it, does so itself.
+        if op.kind == "dynamic_slice":
+            sides = sides[-1:]
+        elif op.kind == "dynamic_update_slice":
+            sides = reads[1:2]
         for t, dims in sides:
             if t is not None:
                 cut = frozenset(c for c in classes_of(classes, dims) if c is not None)

@@ -167,6 +167,8 @@ class _Loop:
         small: the same for one microbatch.
         ins, outs: what becomes of the batch in its operands and results.
         numbered: as `_Dealt` has it, of its body.
+        spread: operands that are a smaller value broadcast over the batch -> how, in both traces.
+            Every microbatch makes its own.
         ticked: operands that are results of its mirror image, read tick by tick.
         kept: results that are read tick by tick, and
         whole: those that are read otherwise.
@@ -177,6 +179,7 @@ class _Loop:
     ins: tuple[State, ...]
     outs: tuple[State, ...]
     numbered: frozenset[Any]
+    spread: Mapping[int, tuple[_compat.JaxprEqn, _compat.JaxprEqn]] = field(default_factory=dict)
     ticked: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
@@ -193,6 +196,7 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
     if len(one) != len(other):
         raise PipelineError("the step has other loops for a smaller batch")
     zeros = _zeros(big)
+    makers = [{v: eqn for eqn in jaxpr.eqns for v in eqn.outvars} for jaxpr in (big, small)]
     found: dict[int, _Loop] = {}
     for (i, x), y in zip(one, other, strict=True):
         if not _has_layers(x, y):
@@ -214,10 +218,24 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
                 f"{hidden[0].primitive.name} makes something for every example inside a loop in"
                 f" the layers ({user_line(hidden[0])})"
             )
-        found[i] = _Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered))
+        spread = {
+            k: (makers[0][v], makers[1][w])
+            for k, (v, w) in enumerate(zip(x.invars, y.invars, strict=True))
+            if k < x.params["num_consts"]
+            and ins[k].part is Part.SPLIT  # and so no literal
+            and _is_spread(makers[0].get(v), makers[1].get(w))
+        }
+        found[i] = _Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered), spread)
     if not found:
         raise PipelineError("the step has no loop (`jax.lax.scan`) over stacked layers")
     return _linked(big, found)
+
+
+def _is_spread(big: _compat.JaxprEqn | None, small: _compat.JaxprEqn | None) -> bool:
+    """Whether a value is another, of any batch, broadcast over it."""
+    both = [eqn for eqn in (big, small) if eqn and eqn.primitive.name == "broadcast_in_dim"]
+    shapes = {tuple(map(_compat.shape_of, eqn.invars)) for eqn in both}
+    return len(both) == 2 and len(shapes) == 1
 
 
 def _state(value: Any, dim: int | None, zeros: set[Any]) -> State:
@@ -325,7 +343,10 @@ class _Program:
                     env.update(zip(eqn.outvars, outs, strict=True))
                     continue
                 values = [
-                    ticked[v] if k in loop.ticked else read(v) for k, v in enumerate(eqn.invars)
+                    ticked[v]
+                    if k in loop.ticked
+                    else read(loop.spread[k][0].invars[0] if k in loop.spread else v)
+                    for k, v in enumerate(eqn.invars)
                 ]
                 made, kept = _Stages(loop, self.pipe, self.batch).run(values)
             env.update((eqn.outvars[k], value) for k, value in made.items())
@@ -418,7 +439,7 @@ class _Stages:
             jnp.arange(self.pipe.stages, dtype=jnp.int32),
             jnp.arange(self.pipe.data, dtype=jnp.int32),
         )
-        values = [self._padded(k, value) for k, value in enumerate(values)]
+        values = [self._padded(k, self._narrowed(k, x)) for k, x in enumerate(values)]
         wholes = _compat.shard_map(
             stage,
             _compat.abstract_mesh(self.pipe.sizes),
@@ -430,6 +451,23 @@ class _Stages:
         for each, whole in zip(results, wholes, strict=True):
             (kept if each.is_kept else made)[each.of] = each.finish(whole)
         return made, kept
+
+    def _narrowed(self, k: int, value: Any) -> Any:
+        """A stack that the layers read in a narrower dtype only, in that dtype.
+
+        Cast once, and not once for every microbatch; and half as much is gathered, where weights
+        rest split.
+        """
+        if k < self.m or self.loop.ins[k].part is Part.SPLIT:
+            return value
+        uses = [eqn for eqn in self.body.eqns if self.body.invars[k] in _variables(eqn)]
+        dtypes = {_compat.dtype_of(eqn.outvars[0]) for eqn in uses}
+        casts = all(eqn.primitive.name == "convert_element_type" for eqn in uses)
+        if not casts or len(dtypes) != 1 or any(v is self.body.invars[k] for v in self.body.outvars):
+            return value
+        (dtype,) = dtypes
+        narrower = dtype.itemsize < value.dtype.itemsize
+        return jax.lax.convert_element_type(value, dtype) if narrower else value
 
     def _padded(self, k: int, value: Any) -> Any:
         """A stack with layers for every stage; those that are too many change nothing."""
@@ -443,7 +481,8 @@ class _Stages:
         state = self.loop.ins[k]
         if k in self.loop.ticked:
             return _spec({1: PIPE, state.dim + 1: DATA})
-        at = {state.dim: DATA} if state.part is Part.SPLIT else {}
+        dealt = state.part is Part.SPLIT and k not in self.loop.spread
+        at = {state.dim: DATA} if dealt else {}
         return _spec({**at, **({0: PIPE} if k >= self.m else {})})
 
     # -- on one device ---------------------------------------------------------------------------
@@ -454,8 +493,9 @@ class _Stages:
         dealt = {
             k: _parts(value, ins[k].dim, pipe.microbatches)
             for k, value in enumerate(local)
-            if ins[k].part is Part.SPLIT and k not in self.loop.ticked
+            if ins[k].part is Part.SPLIT and k not in self.loop.ticked | self.loop.spread.keys()
         }
+        size = Resize(self.examples, self.batch)
         ticked = {k: local[k] for k in self.loop.ticked}
         first = [dealt[k][0] if k in dealt else local[k] for k in range(self.n, self.m)]
         sums, latest = self._accumulators()
@@ -469,6 +509,9 @@ class _Stages:
             number = jnp.clip(order, 0, pipe.microbatches - 1)
             number = pipe.microbatches - 1 - number if self.backwards else number
             own = {k: parts[number] for k, parts in dealt.items()} | slices
+            for k, (big, small) in self.loop.spread.items():
+                with _compat.as_if_traced_at(small):
+                    (own[k],) = size.bind(big, small, [local[k]])
             operands = [own.get(k, value) for k, value in enumerate(local)]
             begin = place == 0
             carry = [
@@ -665,6 +708,10 @@ class _Stages:
         return _Result(
             k, False, _spec({0: PIPE, dim: DATA}), local, lambda whole: self._cut(k, whole)
         )
+
+
+def _variables(eqn: _compat.JaxprEqn) -> list[Any]:
+    return [v for v in eqn.invars if not isinstance(v, _compat.Literal)]
 
 
 def _added(total: Any, value: Any, layer: Any, counts: Any) -> Any:

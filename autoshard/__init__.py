@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoshard.errors import AutoshardWarning as AutoshardWarning
     from autoshard.errors import InfeasibleError as InfeasibleError
     from autoshard.errors import IntentError as IntentError
+    from autoshard.errors import PipelineError as PipelineError
     from autoshard.errors import StateMismatchError as StateMismatchError
     from autoshard.errors import UnknownPrimitiveError as UnknownPrimitiveError
     from autoshard.intent import forbid as forbid
@@ -53,6 +54,7 @@ _PUBLIC = {
     "AutoshardError": "autoshard.errors:AutoshardError",
     "AutoshardWarning": "autoshard.errors:AutoshardWarning",
     "InfeasibleError": "autoshard.errors:InfeasibleError",
+    "PipelineError": "autoshard.errors:PipelineError",
     "StateMismatchError": "autoshard.errors:StateMismatchError",
     "UnknownPrimitiveError": "autoshard.errors:UnknownPrimitiveError",
 }

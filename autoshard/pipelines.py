@@ -65,16 +65,17 @@ class Stack:
 
 def stack_of(program: Program, batch: int) -> Stack | None:
     """The loops over layers of a program; None without one."""
-    state = {
-        leaf.tensor: leaf
-        for leaf in program.inputs
-        if leaf.role in (Role.PARAMETER, Role.OPTIMIZER)
-    }
+    roles = (Role.PARAMETER, Role.OPTIMIZER)
+    state = {x.tensor for x in program.inputs if x.role in roles and x.tensor is not None}
+    seen = {t: t for t in state}  # state as loops around see it -> what it is
     weights: dict[int, set[int]] = {}
     stream: dict[int, float] = {}
     for op in program.ops:
-        if op.kind == "scan_xs" and op.inputs[0] in state:
-            weights.setdefault(op.region, set()).add(op.inputs[0] or 0)
+        source = op.inputs[0] if op.inputs else None
+        if op.kind == "scan_const" and source in seen:
+            seen[op.outputs[0]] = seen[source]
+        if op.kind == "scan_xs" and source in seen:
+            weights.setdefault(op.region, set()).add(seen[source])
         if op.kind == "scan_carry":
             size = program.tensors[op.outputs[0]].size_bytes
             stream[op.region] = max(size, stream.get(op.region, 0.0))
@@ -98,7 +99,7 @@ def stack_of(program: Program, batch: int) -> Stack | None:
         other_flops=other,
         weight_bytes=sum(program.tensors[t].size_bytes for t in stacked),
         stream_bytes=max(stream.get(most, 0.0), 1.0),
-        state_bytes=sum(program.tensors[t].size_bytes for t in state if t is not None),
+        state_bytes=sum(program.tensors[t].size_bytes for t in state),
         batch=batch,
     )
 

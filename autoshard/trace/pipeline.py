@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -52,12 +52,12 @@ class Layers:
     traced: Traced
     closed: _compat.ClosedJaxpr
     batch: int
-    loops: Mapping[int, _Loop]
+    loops: Mapping[int, Loops]
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many layers each loop has."""
-        return tuple(int(loop.big.params["length"]) for loop in self.loops.values())
+        return tuple(int(loop.big.params["length"]) for loop in _all(self.loops))
 
     def pipelined(self, pipe: Pipeline) -> Traced:
         """The step with its layers cut into stages.
@@ -71,19 +71,24 @@ class Layers:
                 f"a batch of {self.batch} does not divide into {pipe.microbatches} microbatches on"
                 f" each of {pipe.data} shards"
             )
-        for loop in self.loops.values():
+        for loop in _all(self.loops):
+            if any(size % pieces for size in loop.batches):
+                raise PipelineError(
+                    f"the layers at {user_line(loop.big)} run on parts of the batch that do not"
+                    f" divide into {pipe.microbatches} microbatches on each of {pipe.data} shards"
+                )
             if loop.big.params["length"] < pipe.stages:
                 raise PipelineError(
                     f"the {loop.big.params['length']} layers at {user_line(loop.big)} are fewer"
                     f" than {pipe.stages} stages"
                 )
-        program = _Program(self.closed, self.loops, pipe, self.batch)
+        program = _Program(self.closed, self.loops, pipe)
         avals = [v.aval for v in self.closed.jaxpr.invars]
         closed = _compat.without_dead_code(_compat.retrace(lambda *args: program.run(args), avals))
         return rewritten(self.traced, closed, (*self._notes(pipe),))
 
     def _notes(self, pipe: Pipeline) -> Iterator[str]:
-        lengths = {user_line(loop.big): loop.big.params["length"] for loop in self.loops.values()}
+        lengths = {user_line(loop.big): loop.big.params["length"] for loop in _all(self.loops)}
         for line, length in lengths.items():
             yield (
                 f"pipeline: the {length} layers at {line} are {pipe.stages} stages of"
@@ -126,6 +131,8 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
         ) from error
     one, other = (inlined(reform(x), remat_in_loops=True) for x in (traced.closed, small))
     loops = _loops(one.jaxpr, other.jaxpr, _Dealt(batch.size, batch.pieces))
+    if not loops:
+        raise PipelineError("the step has no loop (`jax.lax.scan`) over stacked layers")
     return Layers(traced, one, batch.size, loops)
 
 
@@ -184,12 +191,33 @@ class _Loop:
     kept: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
 
+    @property
+    def batches(self) -> set[int]:
+        """The sizes of the dimensions that hold the batch."""
+        return {
+            _compat.shape_of(v)[state.dim]
+            for v, state in zip(self.big.invars, self.ins, strict=True)
+            if state.part is Part.SPLIT
+        }
 
-def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int, _Loop]:
-    """The loops that can be pipelined, by the index of their equation.
+
+# A loop; or, of one that has such loops in its body, these by the index of their equation.
+Loops: TypeAlias = "_Loop | Mapping[int, Loops]"
+
+
+def _all(loops: Mapping[int, Loops]) -> Iterator[_Loop]:
+    for loop in loops.values():
+        if isinstance(loop, _Loop):
+            yield loop
+        else:
+            yield from _all(loop)
+
+
+def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int, Loops]:
+    """The loops that can be pipelined, in bodies of others too, by the index of their equation.
 
     Raises:
-        PipelineError: there are none, or the examples of the batch meet in one.
+        PipelineError: the examples of the batch meet in one.
     """
     one = [(i, eqn) for i, eqn in enumerate(big.eqns) if eqn.primitive.name == "scan"]
     other = [eqn for eqn in small.eqns if eqn.primitive.name == "scan"]
@@ -197,22 +225,26 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
         raise PipelineError("the step has other loops for a smaller batch")
     zeros = _zeros(big)
     makers = [{v: eqn for eqn in jaxpr.eqns for v in eqn.outvars} for jaxpr in (big, small)]
-    found: dict[int, _Loop] = {}
+    found, around = dict[int, _Loop](), dict[int, Loops]()
     for (i, x), y in zip(one, other, strict=True):
         if not _has_layers(x, y):
+            bodies = (eqn.params["jaxpr"].jaxpr for eqn in (x, y))
+            if inner := _loops(*bodies, dealt):
+                around[i] = inner
             continue
         line = user_line(x)
+        own = replace(dealt, size=min(dealt.size, *_differing(x, y)), numbered={})
         try:
             ins = [
-                _state(v, dealt.split_dim(v, w, x), zeros)
+                _state(v, own.split_dim(v, w, x), zeros)
                 for v, w in zip(x.invars, y.invars, strict=True)
             ]
-            outs, merged = dealt.step(x, y, ins)
+            outs, merged = own.step(x, y, ins)
         except MicrobatchError as error:
             raise PipelineError(f"the layers at {line}: {_about(error)}") from error
         body = {v for eqn in merged.params["jaxpr"].jaxpr.eqns for v in eqn.outvars}
         inside = _results_of(merged.params["jaxpr"].jaxpr)
-        numbered = {v: eqn for v, eqn in dealt.numbered.items() if v in inside}
+        numbered = {v: eqn for v, eqn in own.numbered.items() if v in inside}
         if hidden := [eqn for v, eqn in numbered.items() if v not in body]:
             raise PipelineError(
                 f"{hidden[0].primitive.name} makes something for every example inside a loop in"
@@ -226,9 +258,20 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
             and _is_spread(makers[0].get(v), makers[1].get(w))
         }
         found[i] = _Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered), spread)
-    if not found:
-        raise PipelineError("the step has no loop (`jax.lax.scan`) over stacked layers")
-    return _linked(big, found)
+    return around | _linked(big, found)
+
+
+def _differing(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> list[int]:
+    """Sizes, in the larger trace, of the dimensions of a loop's operands that have the batch.
+
+    Inside a loop over parts of it (accumulated gradients) the batch is one part.
+    """
+    return [
+        x
+        for v, w in zip(big.invars, small.invars, strict=True)
+        for x, y in zip(_compat.shape_of(v), _compat.shape_of(w), strict=True)
+        if x != y
+    ]
 
 
 def _is_spread(big: _compat.JaxprEqn | None, small: _compat.JaxprEqn | None) -> bool:
@@ -316,13 +359,11 @@ class _Program:
         closed: as it was.
         loops: by the index of their equation.
         pipe: how.
-        batch: examples in the whole batch.
     """
 
     closed: _compat.ClosedJaxpr
-    loops: Mapping[int, _Loop]
+    loops: Mapping[int, Loops]
     pipe: Pipeline
-    batch: int
 
     def run(self, args: Sequence[Any]) -> list[Any]:
         """Evaluate it."""
@@ -338,8 +379,9 @@ class _Program:
         for i, eqn in enumerate(jaxpr.eqns):
             loop = self.loops.get(i)
             with _compat.as_if_traced_at(eqn):
-                if loop is None:
-                    outs = _compat.bind(eqn, [read(v) for v in eqn.invars], dict(eqn.params))
+                if not isinstance(loop, _Loop):
+                    params = dict(eqn.params) if loop is None else self._around(eqn, loop)
+                    outs = _compat.bind(eqn, [read(v) for v in eqn.invars], params)
                     env.update(zip(eqn.outvars, outs, strict=True))
                     continue
                 values = [
@@ -348,10 +390,17 @@ class _Program:
                     else read(loop.spread[k][0].invars[0] if k in loop.spread else v)
                     for k, v in enumerate(eqn.invars)
                 ]
-                made, kept = _Stages(loop, self.pipe, self.batch).run(values)
+                made, kept = _Stages(loop, self.pipe).run(values)
             env.update((eqn.outvars[k], value) for k, value in made.items())
             ticked.update((eqn.outvars[k], value) for k, value in kept.items())
         return [read(v) for v in jaxpr.outvars]
+
+    def _around(self, eqn: _compat.JaxprEqn, loops: Mapping[int, Loops]) -> dict[str, Any]:
+        """Parameters of a loop whose body has loops that are pipelined."""
+        body = eqn.params["jaxpr"]
+        inner = _Program(body, loops, self.pipe)
+        avals = [v.aval for v in body.jaxpr.invars]
+        return {**eqn.params, "jaxpr": _compat.retrace(lambda *args: inner.run(args), avals)}
 
 
 Spec = PartitionSpec
@@ -399,12 +448,11 @@ class _Stages:
     Args:
         loop: it.
         pipe: how.
-        batch: examples in the whole batch.
     """
 
-    def __init__(self, loop: _Loop, pipe: Pipeline, batch: int) -> None:
-        self.loop, self.pipe, self.batch = loop, pipe, batch
-        self.examples = batch // (pipe.data * pipe.microbatches)
+    def __init__(self, loop: _Loop, pipe: Pipeline) -> None:
+        self.loop, self.pipe = loop, pipe
+        self.size = Resize(pipe.data * pipe.microbatches)
         p = loop.small.params
         self.reverse = bool(p["reverse"])
         self.length = p["length"]
@@ -463,7 +511,11 @@ class _Stages:
         uses = [eqn for eqn in self.body.eqns if self.body.invars[k] in _variables(eqn)]
         dtypes = {_compat.dtype_of(eqn.outvars[0]) for eqn in uses}
         casts = all(eqn.primitive.name == "convert_element_type" for eqn in uses)
-        if not casts or len(dtypes) != 1 or any(v is self.body.invars[k] for v in self.body.outvars):
+        if (
+            not casts
+            or len(dtypes) != 1
+            or any(v is self.body.invars[k] for v in self.body.outvars)
+        ):
             return value
         (dtype,) = dtypes
         narrower = dtype.itemsize < value.dtype.itemsize
@@ -495,7 +547,6 @@ class _Stages:
             for k, value in enumerate(local)
             if ins[k].part is Part.SPLIT and k not in self.loop.ticked | self.loop.spread.keys()
         }
-        size = Resize(self.examples, self.batch)
         ticked = {k: local[k] for k in self.loop.ticked}
         first = [dealt[k][0] if k in dealt else local[k] for k in range(self.n, self.m)]
         sums, latest = self._accumulators()
@@ -511,16 +562,16 @@ class _Stages:
             own = {k: parts[number] for k, parts in dealt.items()} | slices
             for k, (big, small) in self.loop.spread.items():
                 with _compat.as_if_traced_at(small):
-                    (own[k],) = size.bind(big, small, [local[k]])
+                    (own[k],) = self.size.bind(big, small, [local[k]])
             operands = [own.get(k, value) for k, value in enumerate(local)]
             begin = place == 0
             carry = [
                 jnp.where(begin, operands[k], handed[k - self.n]) for k in range(self.n, self.m)
             ]
-            start = (shard * pipe.microbatches + number) * self.examples
+            part = shard * pipe.microbatches + number
             last = valid & (place == pipe.stages - 1)
             own_sums = {k: total for k, total in sums.items() if k >= self.n_carry}
-            outs, own_sums = self._layers(operands, carry, own_sums, stage, valid, start)
+            outs, own_sums = self._layers(operands, carry, own_sums, stage, valid, part)
             sums = own_sums | {
                 k: total + jnp.where(last, outs[k], 0).astype(total.dtype)
                 for k, total in sums.items()
@@ -551,7 +602,7 @@ class _Stages:
         sums: dict[int, Any],
         stage: Any,
         valid: Any,
-        start: Any,
+        part: Any,
     ) -> tuple[dict[int, Any], dict[int, Any]]:
         """One microbatch through the layers of one stage.
 
@@ -561,7 +612,7 @@ class _Stages:
             sums: what is summed per layer, so far: every layer adds to its own in place.
             stage: number of the stage.
             valid: whether there is a microbatch.
-            start: number of its first example.
+            part: number of the microbatch, over all shards.
 
         Returns:
             Results of the loop but for those sums; and the sums.
@@ -572,7 +623,7 @@ class _Stages:
             (carry, sums), (number, slices) = state, at
             env = dict(zip(self.body.constvars, self.body_consts, strict=True))
             env.update(zip(self.body.invars, [*consts, *carry, *slices], strict=True))
-            outs = self._evaluate(env, start)
+            outs = self._evaluate(env, part)
             after, counts = outs[: self.n_carry], valid
             if self.is_uneven:
                 exists = stage * self.layers + number < self.length
@@ -588,24 +639,23 @@ class _Stages:
         )
         return dict(enumerate(after)) | dict(zip(stacked, ys, strict=True)), sums
 
-    def _evaluate(self, env: dict[Any, Any], start: Any) -> list[Any]:
-        """The body of a layer; `start` is the number of its first example."""
+    def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
+        """The body of a layer, for one microbatch."""
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, _compat.Literal) else env[atom]
 
-        size = Resize(self.examples, self.batch)
         for big, eqn in zip(self.big_body.eqns, self.body.eqns, strict=True):
             values = [read(v) for v in eqn.invars]
             with _compat.as_if_traced_at(eqn):
                 if eqn.outvars[0] in self.loop.numbered:
                     every = _compat.bind(big, values, dict(big.params))
                     outs = [
-                        _own(x, size.shape(y, z), start, self.batch)
+                        _own(x, self.size.shape(y, z), part)
                         for x, y, z in zip(every, big.outvars, eqn.outvars, strict=True)
                     ]
                 else:
-                    outs = size.bind(big, eqn, values)
+                    outs = self.size.bind(big, eqn, values)
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in self.body.outvars]
 
@@ -739,9 +789,9 @@ def _joined(value: Any, dim: int) -> Any:
     return value.reshape((*shape[:dim], shape[dim] * shape[dim + 1], *shape[dim + 2 :]))
 
 
-def _own(value: Any, shape: Sequence[int], start: Any, batch: int) -> Any:
-    """A microbatch's part of what was made for all examples, `start` being its first."""
-    for d, (whole, part) in enumerate(zip(value.shape, shape, strict=True)):
-        if whole != part:
-            return jax.lax.dynamic_slice_in_dim(value, start * (whole // batch), part, d)
+def _own(value: Any, shape: Sequence[int], part: Any) -> Any:
+    """A microbatch's part of what was made for all examples."""
+    for d, (whole, own) in enumerate(zip(value.shape, shape, strict=True)):
+        if whole != own:
+            return jax.lax.dynamic_slice_in_dim(value, part * own, own, d)
     return value

@@ -17,15 +17,13 @@ from autoshard.trace.batch import SHAPES
 
 @dataclass(frozen=True)
 class Resize:
-    """Equations for another number of examples.
+    """Equations for a part of the batch.
 
     Attributes:
-        examples: how many.
-        batch: how many the larger trace has.
+        pieces: how many such parts the larger trace holds.
     """
 
-    examples: int
-    batch: int
+    pieces: int
 
     def shape(self, big: Any, small: Any) -> tuple[int, ...]:
         """The shape of a variable or literal, as both traces have it."""
@@ -33,7 +31,7 @@ class Resize:
 
     def _scaled(self, big: Sequence[int], small: Sequence[int]) -> tuple[int, ...]:
         pairs = zip(big, small, strict=True)
-        return tuple(x if x == y else x // self.batch * self.examples for x, y in pairs)
+        return tuple(x if x == y else x // self.pieces for x, y in pairs)
 
     def bind(
         self, big: _compat.JaxprEqn, small: _compat.JaxprEqn, values: Sequence[Any]

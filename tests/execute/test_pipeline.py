@@ -1,0 +1,93 @@
+"""Layers cut into stages: the same numbers as without, on eight devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from autoshard import PipelineError, autoshard, plan
+from autoshard.plan.model import Plan
+from autoshard.plan.pipeline import Pipeline
+from autoshard.verify.equality import compare_steps
+from tests.execute.models import STEPS, check
+from tests.laws.steps import BY_NAME, GPT, functional, gpt
+
+DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
+# Name -> step, mesh, microbatches: an example each in the second, layers that do not divide
+# in the third, two stacks in t5.
+CASES: dict[str, tuple[Any, dict[str, int], int]] = {
+    "gpt": (functional(gpt, replace(GPT, layers=4)), {"pipe": 2, "data": 2, "tensor": 2}, 2),
+    "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4),
+    "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4),
+    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "data": 2, "tensor": 2}, 2),
+    "llama": (STEPS["llama"], {"pipe": 2, "data": 4}, 2),
+    "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2),
+    "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stages_compute_the_same(name: str) -> None:
+    build, mesh, microbatches = CASES[name]
+    fn, args = build()
+    sharded = autoshard(fn, mesh=mesh, microbatch=microbatches, time_limit_s=1)
+    report = compare_steps(fn, sharded, args, steps=2)
+    sizes = {"data": 1, "tensor": 1} | mesh
+    wanted = Pipeline(mesh["pipe"], microbatches, sizes["data"], sizes["tensor"])
+    assert sharded.plan.pipeline == wanted
+    check(report)
+
+
+def test_a_number_of_stages_is_enough_and_the_plan_is_kept(tmp_path: Path) -> None:
+    fn, args = CASES["gpt"][0]()
+    first = plan(fn, *args, devices="cpu:8", pipeline=2, time_limit_s=1)
+    assert first.pipeline is not None
+    assert first.pipeline.stages == 2
+    assert dict(first.mesh.sizes)["pipe"] == 2
+    assert {c.axes for c in first.collectives if c.kind == "permute"} >= {("pipe",)}
+    assert "2 stages" in str(first)
+    first.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == first
+    again = autoshard(fn, plan=tmp_path / "plan.json")
+    check(compare_steps(fn, again, args, steps=1))
+
+
+def _normalised(w: jax.Array, x: jax.Array) -> jax.Array:
+    def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+        h = x @ w
+        return h - h.mean(0), None  # of the batch
+
+    return jax.lax.scan(layer, x, w)[0].sum()
+
+
+def test_examples_that_meet_in_a_layer_are_refused_with_the_line() -> None:
+    w, x = jnp.ones((4, 8, 8)), jnp.ones((16, 8))
+    with pytest.raises(PipelineError, match=r"test_pipeline\.py:\d+"):
+        plan(jax.grad(_normalised), w, x, devices="cpu:8", pipeline=2)
+
+
+def test_no_layers_is_an_error_where_stages_are_asked_for() -> None:
+    with pytest.raises(PipelineError, match="no loop"):
+        plan(lambda w, x: x @ w, jnp.ones((8, 8)), jnp.ones((8, 8)), devices="cpu:8", pipeline=2)
+
+
+def test_more_stages_than_layers_are_refused() -> None:
+    fn, args = CASES["gpt, uneven"][0]()
+    with pytest.raises(PipelineError, match="3 layers"):
+        plan(fn, *args, devices="cpu:8", pipeline=8)
+
+
+def test_never_means_never() -> None:
+    fn, args = CASES["gpt"][0]()
+    assert plan(fn, *args, devices="cpu:8", pipeline=False, time_limit_s=1).pipeline is None
+
+
+@pytest.mark.parametrize("bad", [True, 1, -2, "yes", 2.0])
+def test_what_is_no_number_of_stages_is_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match="how many stages"):
+        autoshard(lambda x: x, pipeline=bad)

@@ -20,6 +20,11 @@ from jax._src.interpreters import pxla as _pxla
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import core as _excore
 
+try:
+    from jax._src import flattree as _flattree
+except ImportError:  # before 0.11
+    _flattree = None  # type: ignore[assignment]
+
 Jaxpr = _excore.Jaxpr
 ClosedJaxpr = _excore.ClosedJaxpr
 JaxprEqn = _excore.JaxprEqn
@@ -34,6 +39,7 @@ INLINE_BODIES = {
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
@@ -223,9 +229,26 @@ def new_jaxpr(
     return Jaxpr(list(constvars), list(invars), list(outvars), list(eqns), effects, debug_info=info)
 
 
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many operands a `scan` hands to every trip, and how many it carries."""
+    if "num_consts" in params:  # up to 0.10; then trees of operands
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
 def scan_params(params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int) -> dict[str, Any]:
     """Parameters of a `scan` whose body takes other operands."""
-    changed = {**params, "jaxpr": body, "num_consts": num_consts}
+    changed = {**params, "jaxpr": body}
+    if _flattree is not None and "ft_in" in params:
+        _, carry = scan_counts(params)
+        sides = {"ft_in": (num_consts, carry), "ft_out": (carry,)}
+        lengths = {"ft_in": len(body.jaxpr.invars), "ft_out": len(body.jaxpr.outvars)}
+        for side, first in sides.items():
+            counts = (*first, lengths[side] - sum(first))
+            changed[side] = _flattree.pack(tuple(map(_flattree.nones, counts)))
+        return changed
+    changed["num_consts"] = num_consts
     if "linear" in params:  # one bit an operand up to 0.9, a hint
         changed["linear"] = (False,) * len(body.jaxpr.invars)
     return changed

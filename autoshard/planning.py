@@ -374,12 +374,14 @@ def _whole_inside(answer: Answer) -> Iterator[str]:
         if (op.source, why) in seen:
             continue
         seen.add((op.source, why))
+        if len(seen) > _MOST_WHOLE:
+            continue
         made = program.tensors[tensor]
         what = f"{made.dtype}[{','.join(map(str, made.shape))}] of {op.kind}"
         at = f" at {op.source}" if op.source else ""
         yield f"{what}{at} is whole on every device ({units.size(made.size_bytes)}): {why}"
-        if len(seen) == _MOST_WHOLE:
-            return
+    if len(seen) > _MOST_WHOLE:
+        yield f"... and {len(seen) - _MOST_WHOLE} more places make values that are whole"
 
 
 def unknown_primitives(program: Program) -> list[str]:

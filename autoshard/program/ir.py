@@ -55,8 +55,11 @@ class Taken:
     mesh_sizes: tuple[tuple[str, int], ...]
 
     def is_for(self, sizes: Mapping[str, int]) -> bool:
-        """Whether a mesh has all axes of its mesh, at the same sizes."""
-        return all(sizes.get(name, 1) == size for name, size in self.mesh_sizes)
+        """Whether a mesh has its axes and no others, at the same sizes.
+
+        An axis of size 1 counts: code written for a mesh without it does not run on one with it.
+        """
+        return dict(self.mesh_sizes) == dict(sizes)
 
     def on(self, sizes: Mapping[str, int]) -> frozenset[str]:
         """The axes of a mesh that are spoken for: all of them, where it is another mesh."""

@@ -9,8 +9,8 @@ from autoshard.rules.registry import register
 UNARY = """
     abs acos acosh asin asinh atan atanh bessel_i0e bessel_i1e cbrt ceil clz conj
     convert_element_type copy cos cosh digamma erf erf_inv erfc exp exp2 expm1 floor imag
-    integer_pow is_finite lgamma log log1p logistic neg not population_count real reduce_precision
-    round rsqrt sign sin sinh sqrt square tan tanh
+    integer_pow is_finite lgamma log log1p log2 logistic neg not one_minus_square population_count
+    real reduce_precision round rsqrt sign sin sinh sqrt square tan tanh
 """.split()
 
 BINARY = """
@@ -21,7 +21,7 @@ BINARY = """
 
 # `clamp` and `select_n` take scalars for their bounds and their predicate.
 NARY = """
-    clamp regularized_incomplete_beta select_n threefry2x32
+    clamp polynomial regularized_incomplete_beta select_n threefry2x32
     threefry4x32
 """.split()
 

@@ -17,8 +17,8 @@ _CALLABLE = "calls functions given as parameters; what they do with dimensions i
 
 _WHY: Mapping[str, str] = {
     _BODY: (
-        "call closed_call cond custom_jvp_call custom_linear_solve custom_vjp_call jit remat2 scan"
-        " while"
+        "call closed_call cond custom_jvp_call custom_linear_solve custom_vjp_call eval_jaxpr jit"
+        " remat2 scan while"
     ),
     _MANUAL: ("ragged_all_to_all"),
     _REFERENCE: "addupdate get swap",

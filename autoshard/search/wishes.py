@@ -112,7 +112,7 @@ def grant(numbers: MeshProblem, intents: Sequence[Intent]) -> Granted:
         IntentError: an intent matches nothing, cannot be met on this mesh, or contradicts another.
     """
     places = tuple(_places(numbers)) if intents else ()
-    own = tuple(_own_constraints(numbers))
+    own = _own(numbers)
     for intent in intents:
         for pattern in (intent.path, *((intent.other,) if isinstance(intent, Tie) else ())):
             if not any(matches(pattern, p.name) for p in places):
@@ -122,12 +122,41 @@ def grant(numbers: MeshProblem, intents: Sequence[Intent]) -> Granted:
                     f" {len(places)} leaves, such as {known}"
                 )
     allowed = _allowed(numbers, intents, places)
-    for node, mask in own:
-        allowed[node] = mask
+    for node, (mask, where) in own.items():
+        both = mask & allowed.get(node, np.ones_like(mask))
+        if not both.any():
+            said = " and ".join(f"{i} at {i.where}" for i in _about(intents, places, node))
+            raise IntentError(f"{where} contradicts {said}: both are about one layout")
+        allowed[node] = both
     return Granted(numbers, allowed, *_priced(numbers, intents, places))
 
 
-def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
+def _own(numbers: MeshProblem) -> dict[int, tuple[Mask, str]]:
+    """What all that the user lays out in the program leaves of a node's options, and where.
+
+    Raises:
+        IntentError: one of them cannot be had, or two of them not together.
+    """
+    found: dict[int, tuple[Mask, str]] = {}
+    for node, mask, where in _own_constraints(numbers):
+        if node in found:
+            before, first = found[node]
+            mask, where = mask & before, f"{first} and {where}" if where != first else where
+            if not mask.any():
+                raise IntentError(f"{where} contradict each other: both are about one layout")
+        found[node] = mask, where
+    return found
+
+
+def _about(intents: Sequence[Intent], places: Sequence[_Place], node: int) -> Iterator[Intent]:
+    """Pins and bans of what rests in a node."""
+    names = [place.name for place in places if place.node == node]
+    for intent in intents:
+        if isinstance(intent, Pin | Forbid) and any(map(intent.matches, names)):
+            yield intent
+
+
+def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask, str]]:
     """What the user's own sharding constraints leave of the options of their nodes.
 
     Raises:
@@ -158,10 +187,10 @@ def _own_constraints(numbers: MeshProblem) -> Iterator[tuple[int, Mask]]:
             shape = analysis.program.tensors[op.outputs[0]].shape
             raise IntentError(f"{where}: {_indivisible('it', shape, said, sizes)}")
         if not mask.all():
-            yield node, mask
+            yield node, mask, where
 
 
-def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask]]:
+def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask, str]]:
     """What the user's own layout of an op leaves; nothing but whole on a mesh of other sizes."""
     assert op.manual is not None
     graph, sizes, taken = numbers.analysis.graph, numbers.mesh.sizes, op.manual.taken
@@ -190,7 +219,7 @@ def _own_layout(numbers: MeshProblem, op: Op) -> Iterator[tuple[int, Mask]]:
             " had together with what else is said of the arrays that it reads and makes"
         )
     if not mask.all():
-        yield node, mask
+        yield node, mask, f"the layout of {op.kind} at {op.source}"
 
 
 def leaf_name(leaf: Leaf) -> str:

@@ -57,11 +57,11 @@ def _arguments_alike(
     """The same of the body's arguments: constants, and slices of the same arrays."""
     p, q = forward.params, backward.params
     first, second = p["jaxpr"].jaxpr, q["jaxpr"].jaxpr
-    n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
-    start, end = q["num_consts"], q["num_consts"] + q["num_carry"]
+    (n, carried), (start, carried_too) = _compat.scan_counts(p), _compat.scan_counts(q)
+    m, end = n + carried, start + carried_too
     constant = _by_variable(forward.invars[:n], first.invars[:n])
     sliced = _by_variable(forward.invars[m:], first.invars[m:])
-    made = forward.outvars[p["num_carry"] :], first.outvars[p["num_carry"] :]
+    made = forward.outvars[carried:], first.outvars[carried:]
     sliced.update(_by_variable(*made))
     same: dict[Any, Any] = {}
     for table, low, high in ((constant, 0, start), (sliced, end, len(backward.invars))):

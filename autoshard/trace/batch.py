@@ -281,7 +281,8 @@ class Batch:
         p, q = big.params, small.params
         if p["length"] != q["length"]:
             raise refused("a loop runs over the examples of the batch", big)
-        n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+        n, carried = _compat.scan_counts(p)
+        m = n + carried
         scanned = []
         for state in states[m:]:
             if state.part is Part.SPLIT and state.dim == 0:

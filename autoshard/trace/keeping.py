@@ -141,7 +141,7 @@ def _kept(
         params=_compat.scan_params(
             backward.params,
             _compat.ClosedJaxpr(body, backward.params["jaxpr"].consts),
-            backward.params["num_consts"],
+            _compat.scan_counts(backward.params)[0],
         ),
     )
     size_bytes = sum(size_bytes_of(stacks[value]) for value in slices)

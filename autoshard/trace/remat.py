@@ -107,11 +107,11 @@ def _residuals(
     if not mirrored(forward, backward) or forward.effects or backward.effects:
         return {}
     p = backward.params
-    scanned = set(map(id, backward.invars[p["num_consts"] + p["num_carry"] :]))
+    scanned = set(map(id, backward.invars[sum(_compat.scan_counts(p)) :]))
     found = {
         var: k
         for k, var in enumerate(forward.outvars)
-        if k >= forward.params["num_carry"]
+        if k >= _compat.scan_counts(forward.params)[1]
         and id(var) in scanned
         and all(_is_scanned(eqns, forward, at, slot) for at, slot in reads.get(var, ()))
     }
@@ -130,7 +130,8 @@ def _carries(loop: _compat.JaxprEqn) -> list[Any]:
     """What goes into each trip of a loop, as its body calls it."""
     p = loop.params
     arguments = p["jaxpr"].jaxpr.invars
-    return list(arguments[p["num_consts"] : p["num_consts"] + p["num_carry"]])
+    consts, carried = _compat.scan_counts(p)
+    return list(arguments[consts : consts + carried])
 
 
 def _is_scanned(
@@ -140,7 +141,7 @@ def _is_scanned(
     if at is None or not mirrored(forward, eqns[at]):
         return False
     p = eqns[at].params
-    return bool(slot >= p["num_consts"] + p["num_carry"])
+    return bool(slot >= sum(_compat.scan_counts(p)))
 
 
 def _recomputing(
@@ -152,8 +153,8 @@ def _recomputing(
     env: Env = {v: _compat.new_var(v.aval) for v in (*first.constvars, *first.invars)}
     again = renamed(first.eqns, env)
     arguments = [env[v] for v in first.invars]
-    n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
-    start, end = q["num_consts"], q["num_consts"] + q["num_carry"]
+    (n, carried), (start, carried_too) = _compat.scan_counts(p), _compat.scan_counts(q)
+    m, end = n + carried, start + carried_too
 
     kept, replaced = [], dict[Any, Any]()
     for outside, inside in zip(backward.invars[end:], second.invars[end:], strict=True):

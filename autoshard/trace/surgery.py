@@ -157,7 +157,7 @@ def stacking(
         The loop, and for each value the variable that holds its stack.
     """
     p, closed = loop.params, loop.params["jaxpr"]
-    body, n = closed.jaxpr, p["num_carry"]
+    body, n = closed.jaxpr, _compat.scan_counts(p)[1]
     stacks = {
         inside: outside
         for inside, outside in zip(body.outvars[n:], loop.outvars[n:], strict=True)

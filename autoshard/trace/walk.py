@@ -270,7 +270,7 @@ class Walker:
         self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
     ) -> list[Value]:
         p = eqn.params
-        n_consts, n_carry, length = p["num_consts"], p["num_carry"], int(p["length"])
+        (n_consts, n_carry), length = _compat.scan_counts(p), int(p["length"])
         jaxpr, consts = _compat.open_body(p["jaxpr"])
         inner = self._region(region, "scan", at, length)
         const_ids = [self._constant(c, region, at, eqn) for c in consts]

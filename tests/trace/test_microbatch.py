@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxpr_as_fun
 
+from autoshard import _compat
 from autoshard.errors import MicrobatchError
 from autoshard.trace.function import Traced, trace
 from autoshard.trace.microbatch import in_microbatches
@@ -236,7 +237,7 @@ def test_short_floats_are_accumulated_in_long_ones() -> None:
 
     split = same(fn, W.astype(jnp.bfloat16), X, pieces=4, tolerance=1e-2)
     (loop,) = (e for e in split.closed.jaxpr.eqns if e.primitive.name == "scan")
-    carried = loop.params["jaxpr"].jaxpr.outvars[: loop.params["num_carry"]]
+    carried = loop.params["jaxpr"].jaxpr.outvars[: _compat.scan_counts(loop.params)[1]]
     assert {str(v.aval.dtype) for v in carried} == {"float32"}
 
 

@@ -20,7 +20,14 @@ from autoshard.execute.program import Executable, describe_move, executable
 from autoshard.execute.shardings import in_machine_order, jax_mesh
 from autoshard.options import Options
 from autoshard.plan.model import LeafPlan, Plan, ProgramKey
-from autoshard.planning import given_plan, machine_of, make_plan, program_key, runs_here
+from autoshard.planning import (
+    given_plan,
+    machine_of,
+    make_plan,
+    program_key,
+    runs_here,
+    uncollected,
+)
 from autoshard.report.progress import Progress
 from autoshard.trace.calls import Calls, Layout
 from autoshard.trace.function import Traced, trace
@@ -240,26 +247,39 @@ class Autosharded:
         entries = self._entries.setdefault(call.kind, {})
         key = key_of(call.values, call.names)
         if key not in entries:
-            progress.phase("tracing")
-            self._heed_context()
-            sig = call.signature()
-            traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
-            variants = Variants(traced)
-            program = program_key(traced.program)
-            # The program is often the same, called otherwise: by keyword, or with an array where
-            # a Python number was.
-            if program not in self._plans:
-                why = self._called.difference(call, sig) if called and self._called else ""
-                if why:
-                    warn(f"{self.__name__}: planning again: {why}")
-                progress.phase("searching")
-                self._plans[program] = make_plan(variants, self._options, progress.update)
-            call = replace(call, values=())
-            made = self._plans[program]
-            entry = _Entry(call, variants, made, functools.partial(self._devices_of, made))
-            entries[key] = entries.setdefault(traced.signature.key, entry)
+            with uncollected():
+                self._make(entries, key, call, progress, called=called)
         self._last = entries[key]
         return self._last
+
+    def _make(
+        self,
+        entries: dict[Any, _Entry],
+        key: Any,
+        call: _Call,
+        progress: Progress,
+        *,
+        called: bool,
+    ) -> None:
+        """Trace and plan a call that is new."""
+        progress.phase("tracing")
+        self._heed_context()
+        sig = call.signature()
+        traced = trace(call.pure, sig, name=self.__name__, donated=call.donated)
+        variants = Variants(traced)
+        program = program_key(traced.program)
+        # The program is often the same, called otherwise: by keyword, or with an array where
+        # a Python number was.
+        if program not in self._plans:
+            why = self._called.difference(call, sig) if called and self._called else ""
+            if why:
+                warn(f"{self.__name__}: planning again: {why}")
+            progress.phase("searching")
+            self._plans[program] = make_plan(variants, self._options, progress.update)
+        call = replace(call, values=())
+        made = self._plans[program]
+        entry = _Entry(call, variants, made, functools.partial(self._devices_of, made))
+        entries[key] = entries.setdefault(traced.signature.key, entry)
 
     def _heed_context(self) -> None:
         """Take the mesh that `jax.set_mesh` has set, if types are to say how values lie on it."""

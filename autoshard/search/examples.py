@@ -27,27 +27,26 @@ def shared(graph: Graph) -> str:
     for leaf in program.inputs:
         if leaf.tensor is None:
             continue
-        dims = [part[c] if c is not None else None for c in graph.dims[leaf.tensor]]
-        if leaf.role is Role.DATA and dims and dims[0] is not None:
-            begin.setdefault(dims[0], leaf.path)
-            dims = dims[1:]
-        later.update(d for d in dims if d is not None and leaf.role is Role.DATA)
-    batches = {d: path for d, path in begin.items() if d not in later}
-    if not batches:
+        first, *others = (*graph.dims[leaf.tensor], None)
+        if first is not None:
+            begin.setdefault(part[first], leaf.path)
+        later.update(part[c] for c in others if c is not None)
+    if not begin:
         return "no argument has a batch that can be split"
     broken = set[int]()
     for op in program.ops:
-        for d in _summed(graph, part, op) & set(batches):
+        summed = _summed(graph, part, op)
+        # What other arguments have further back is summed by products with weights.
+        for d in summed & set(begin) - later:
             if op.kind != "gather":
-                return f"{_at(op)} sums over what {batches[d]} begins with"
-            broken.add(d)
-        broken |= _whole(graph, part, op)
+                return f"{_at(op)} sums over what {begin[d]} begins with"
+        broken |= summed | _whole(graph, part, op)
     made = _of_data(program)
     outputs = [x for x in program.outputs if x.tensor in made]
     if not outputs:
         return "nothing that it returns depends on its data"
     lacking = ""
-    for d in sorted(set(batches) - broken):
+    for d in sorted(set(begin) - broken):
         without = [
             x.path
             for x in outputs

@@ -67,3 +67,19 @@ def test_uneven_sizes_plan_on_eight_devices(vocab: int, heads: int, batch: int) 
         leaf for leaf in found.inputs if leaf.spec.is_replicated and leaf.bytes_per_device >= 2**20
     ]
     assert all("whole on every device" in leaf.note for leaf in large)
+
+
+def test_places_beyond_the_first_are_counted() -> None:
+    def step(x: jax.Array) -> tuple[jax.Array, ...]:
+        a = jnp.sort(x, axis=1)
+        b = jnp.cumsum(a, axis=1)
+        c = jnp.sort(b + 1, axis=1)
+        d = jnp.cumsum(c * 2, axis=1)
+        e = jnp.sort(d - 1, axis=1)
+        f = jnp.cumsum(e / 2, axis=1)
+        return (jnp.sort(f * 3, axis=1), jnp.cumsum(f - 3, axis=1))
+
+    found = plan(step, jnp.ones((777, 777)), on="cpu:8")
+    assert len(_notes(found)) == 5
+    (rest,) = [note for note in found.notes if note.startswith("... and ")]
+    assert "more places make values that are whole" in rest

@@ -94,3 +94,11 @@ def test_devices_in_another_order_compute_the_same() -> None:
     sharded = autoshard(fn)
     plain = _step(_mesh(x=8), P("x"), "x")
     check(compare_steps(plain, sharded, ARGS, steps=2))
+
+
+def test_an_axis_of_size_one_makes_another_mesh() -> None:
+    """Planning and running agree on which meshes code of a user's is for."""
+    fn = _step(_mesh(data=8), P("data"), "data")
+    sharded = autoshard(fn, mesh={"data": 8, "tensor": 1})
+    check(compare_steps(fn, sharded, ARGS, steps=1))
+    assert any("is written for a mesh data 8" in note for note in sharded.plan.notes)

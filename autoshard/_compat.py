@@ -6,7 +6,8 @@ When a JAX release moves something, this is the file that changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -20,10 +21,9 @@ from jax._src.interpreters import pxla as _pxla
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import core as _excore
 
-try:
-    from jax._src import flattree as _flattree
-except ImportError:  # before 0.11
-    _flattree = None  # type: ignore[assignment]
+_flattree: Any = None
+with suppress(ImportError):  # before 0.11
+    _flattree = import_module("jax._src.flattree")
 
 Jaxpr = _excore.Jaxpr
 ClosedJaxpr = _excore.ClosedJaxpr
@@ -240,7 +240,7 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 def scan_params(params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int) -> dict[str, Any]:
     """Parameters of a `scan` whose body takes other operands."""
     changed = {**params, "jaxpr": body}
-    if _flattree is not None and "ft_in" in params:
+    if "ft_in" in params:
         _, carry = scan_counts(params)
         sides = {"ft_in": (num_consts, carry), "ft_out": (carry,)}
         lengths = {"ft_in": len(body.jaxpr.invars), "ft_out": len(body.jaxpr.outvars)}

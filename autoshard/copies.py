@@ -39,7 +39,8 @@ def most_calls(
 
     Args:
         program: as it is written.
-        machine, key: the whole machine.
+        machine: the whole of it.
+        key: the same, as plans remember it.
         options: as asked for; `objective` is "throughput".
         plan_on: plans one copy on a machine.
         tell: receives a line of text per number of copies.

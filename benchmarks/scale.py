@@ -140,7 +140,12 @@ def profile(case: Case) -> list[dict[str, Any]]:
         known = path.is_relative_to(ROOT) and ".venv" not in path.parts
         where = f"{path.relative_to(ROOT)}:{line}" if known else path.name
         rows.append(
-            {"function": f"{name} ({where})", "calls": calls, "own_s": own_s, "with_called_s": all_s}
+            {
+                "function": f"{name} ({where})",
+                "calls": calls,
+                "own_s": own_s,
+                "with_called_s": all_s,
+            }
         )
     return sorted(rows, key=lambda r: -r["own_s"])[:_SHOWN]
 
@@ -187,7 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.json:
         for kind, fit in fits.items():
             print(f"{kind}: time grows as equations to the power of")
-            print("  " + ", ".join(f"{stage.removesuffix('_s')} {e:.2f}" for stage, e in fit.items()))
+            print(
+                "  " + ", ".join(f"{stage.removesuffix('_s')} {e:.2f}" for stage, e in fit.items())
+            )
         return 0
     import jax
 

@@ -226,9 +226,8 @@ class Plan:
     after the other. With a `pipeline` its layers are cut into stages too. Constraints speak of the
     program so rewritten, `program` of the one it was made from.
 
-    `objective` is what the plan was made for. Of a plan for "throughput", `mesh` and all
-    predictions are those of one of `copies` that run side by side, each on an equal part of
-    `machine`.
+    `objective` is what the plan was made for. For "throughput" `mesh` and predictions are
+    those of one of `copies` that run side by side, each on an equal part of `machine`.
     """
 
     program: ProgramKey

@@ -27,10 +27,11 @@ def shared(graph: Graph) -> str:
     for leaf in program.inputs:
         if leaf.tensor is None:
             continue
-        first, *others = (*graph.dims[leaf.tensor], None)
-        if first is not None:
-            begin.setdefault(part[first], leaf.path)
-        later.update(part[c] for c in others if c is not None)
+        for d, c in enumerate(graph.dims[leaf.tensor]):
+            if c is not None and d == 0:
+                begin.setdefault(part[c], leaf.path)
+            elif c is not None:
+                later.add(part[c])
     if not begin:
         return "no argument has a batch that can be split"
     broken = set[int]()

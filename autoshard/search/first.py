@@ -40,7 +40,9 @@ def look(
         problem: the numbers.
         keep: options allowed per variable; all by default.
         hints: known answers; those that `keep` excludes are ignored.
-        deadline, cutoff_s, tolerance: as in `dual.ascend`.
+        deadline: as in `dual.ascend`,
+        cutoff_s: and so is this,
+        tolerance: and this.
 
     Returns:
         An answer of `problem`, and a bound on all that `keep` allows.

@@ -169,7 +169,8 @@ def stacking(
     longer = _compat.new_jaxpr(
         body, body.constvars, body.invars, [*body.outvars, *fresh], body.eqns
     )
-    params = {**p, "jaxpr": _compat.ClosedJaxpr(longer, closed.consts)}
+    whole = _compat.ClosedJaxpr(longer, closed.consts)
+    params = _compat.scan_params(p, whole, _compat.scan_counts(p)[0])
     return (
         loop.replace(outvars=[*loop.outvars, *made], params=params),
         {v: stacks[v] for v in values},

@@ -229,6 +229,46 @@ def _planning(result: Result) -> str:
     return markdown(head, rows)
 
 
+def _scale(result: Result) -> str:
+    rows = [
+        [
+            f"{r['program']}, {r['count']}",
+            f"{r['equations']:,}",
+            f"{r['decisions']:,}",
+            f"{r['planning_cpu_s']:.1f} s",
+            f"{r['planning_s']:.1f} s",
+            f"{r['trace_s']:.1f} s",
+            f"{r['peak_rss_bytes'] / 1e9:.1f} GB",
+            f"{r['predicted_step_s'] * 1e3:.1f} ms",
+            f"{r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits",
+            f"{r['gap']:.2%}",
+            str(r["open_meshes"] or "-"),
+        ]
+        for r in result["rows"]
+    ]
+    head = [
+        "program",
+        "equations",
+        "decisions",
+        "planning, CPU",
+        "by the clock",
+        "tracing again",
+        "memory",
+        "predicted step",
+        "best expert",
+        "gap",
+        "meshes left open",
+    ]
+    return markdown(head, rows)
+
+
+def _growth(result: Result) -> str:
+    fits = result["growth"]
+    stages = list(next(iter(fits.values())))
+    rows = [[kind, *(f"{fit[stage]:.2f}" for stage in stages)] for kind, fit in fits.items()]
+    return markdown(["program", *(stage.removesuffix("_s") for stage in stages)], rows)
+
+
 # Least cost of any public answer, as of the contest's end: scores of all teams and of XLA
 # (https://github.com/google/iopddl) and the winner's later runs.
 _BEST_PUBLIC = {
@@ -341,6 +381,8 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "published-groups": (_published_groups, "published"),
     "costing": (_costing, "costing"),
     "planning": (_planning, "planning"),
+    "scale": (_scale, "scale"),
+    "scale-growth": (_growth, "scale"),
     "contest": (_contest, "contest"),
     "arena": (_arena, "arena"),
     "wild": (_wild, "wild"),

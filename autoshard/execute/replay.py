@@ -6,6 +6,7 @@ bound under its own source line and name stack: errors and profiles still speak 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 
 from autoshard import _compat
 from autoshard.execute.shardings import Imposed
+from autoshard.rules.indexing import SCATTERS
 
 Table = Mapping[tuple[str, str], Imposed]
 
@@ -97,6 +99,8 @@ class Replay:
         values, params = _compat.with_bodies(
             eqn, values, eqn.params, lambda body, which: self._body(body, at + which)
         )
+        if name in SCATTERS and math.prod(_compat.shape_of(eqn.invars[1])[:-1]) <= self.mesh.size:
+            values = [self._sliced_before(values[0], at), *values[1:]]
         return _compat.bind(eqn, values, params)
 
     def _manual(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
@@ -125,6 +129,18 @@ class Replay:
                 manual=_compat.manual_axes(eqn),
             )(*values)
         )
+
+    def _sliced_before(self, array: Any, at: str) -> Any:
+        """What a scatter writes to, behind a barrier.
+
+        A scatter to one place becomes a dynamic slice and its update, of which a shard that does
+        not hold the place makes nothing by clamping; but XLA adds the place to that of a slice
+        that made the shard, and clamps no more (jaxlib 0.10.2). It takes one place per shard, and
+        there may be no more where there are fewer places than devices.
+        """
+        imposed = self.table.get((at, "operand 0"))
+        apart = jax.lax.optimization_barrier(array)
+        return apart if imposed is None else self._laid_out(apart, imposed.shardings[-1])
 
     def _body(self, body: Any, at: str) -> _compat.ClosedJaxpr:
         jaxpr, consts = _compat.open_body(body)

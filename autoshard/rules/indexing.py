@@ -56,6 +56,7 @@ def gather(op: OpView) -> Rule:
 
 ADDING = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
 OTHERS = ("scatter", *(f"scatter{c}{f}" for c in "-_" for f in ("mul", "min", "max")))
+SCATTERS = frozenset((*ADDING, *OTHERS))
 
 
 @register(*ADDING, *OTHERS)

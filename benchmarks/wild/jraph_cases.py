@@ -104,4 +104,6 @@ def jraph_attention() -> Built:
         updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), {"loss": loss}
 
-    return Built(step, (params, optimizer.init(params)), graph)
+    # Softmax over edges takes no notice of what the bias of the logits adds to all of them.
+    state = (params, optimizer.init(params))
+    return Built(step, state, graph, zeros=("['linear_3']['b']",))

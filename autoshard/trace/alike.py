@@ -87,14 +87,14 @@ def _key(eqn: _compat.JaxprEqn, names: Mapping[Any, Any]) -> Hashable | None:
         (repr(v.val), str(v.aval)) if isinstance(v, _compat.Literal) else names.get(v, v)
         for v in eqn.invars
     )
-    params = tuple((name, _comparable(eqn.params[name])) for name in sorted(eqn.params))
+    params = tuple((name, comparable(eqn.params[name])) for name in sorted(eqn.params))
     return eqn.primitive, reads, params
 
 
-def _comparable(value: Any) -> Hashable:
+def comparable(value: Any) -> Hashable:
     """A parameter as something that is equal to its like."""
     if isinstance(value, tuple | list):
-        return tuple(map(_comparable, value))
+        return tuple(map(comparable, value))
     if isinstance(value, _compat.ClosedJaxpr):
         # Constants aren't in the text.
         return id(value) if value.consts else str(value)

@@ -31,6 +31,7 @@ from autoshard.trace.batch import SAME, ZERO, Batch, Part, State, state_of
 from autoshard.trace.function import Traced, jaxpr_of, rewritten
 from autoshard.trace.microbatch import batch_leaves, batch_size, wide
 from autoshard.trace.resize import Resize
+from autoshard.trace.rolling import rolled, runs_of
 from autoshard.trace.signature import Signature
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
@@ -47,12 +48,14 @@ class Layers:
         closed: in the form that is to be pipelined.
         batch: examples in it.
         loops: by the index of their equation.
+        notes: what was done to the step to have them.
     """
 
     traced: Traced
     closed: _compat.ClosedJaxpr
     batch: int
     loops: Mapping[int, Loops]
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -85,7 +88,7 @@ class Layers:
         program = _Program(self.closed, self.loops, pipe)
         avals = [v.aval for v in self.closed.jaxpr.invars]
         closed = _compat.without_dead_code(_compat.retrace(lambda *args: program.run(args), avals))
-        return rewritten(self.traced, closed, (*self._notes(pipe),))
+        return rewritten(self.traced, closed, (*self.notes, *self._notes(pipe)))
 
     def _notes(self, pipe: Pipeline) -> Iterator[str]:
         lengths = {user_line(loop.big): loop.big.params["length"] for loop in _all(self.loops)}
@@ -129,11 +132,35 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
             f"tracing the step with a batch of {batch.size // pieces} fails:"
             f" {type(error).__name__}: {error}"
         ) from error
-    one, other = (inlined(reform(x), remat_in_loops=True) for x in (traced.closed, small))
+    *traces, notes = _with_loops(traced.closed, small)
+    one, other = (inlined(reform(x), remat_in_loops=True) for x in traces)
     loops = _loops(one.jaxpr, other.jaxpr, _Dealt(batch.size, batch.pieces))
     if not loops:
-        raise PipelineError("the step has no loop (`jax.lax.scan`) over stacked layers")
-    return Layers(traced, one, batch.size, loops)
+        raise PipelineError(
+            "the step has no loop (`jax.lax.scan`) over stacked layers, and no equal layers one"
+            " after the other"
+        )
+    return Layers(traced, one, batch.size, loops, notes)
+
+
+def _with_loops(
+    big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr
+) -> tuple[_compat.ClosedJaxpr, _compat.ClosedJaxpr, tuple[str, ...]]:
+    """Both traces with their unrolled layers as loops, if there are no others; what was done."""
+    if _are_layers(inlined(big).jaxpr, inlined(small).jaxpr):
+        return big, small, ()
+    runs = runs_of(big)
+    (one, notes), (other, also) = rolled(big, runs), rolled(small, runs)
+    return (one, other, notes) if notes == also else (big, small, ())
+
+
+def _are_layers(big: _compat.Jaxpr, small: _compat.Jaxpr) -> bool:
+    """Whether there is a loop over layers, or one in the body of a loop."""
+    scans = ([e for e in jaxpr.eqns if e.primitive.name == "scan"] for jaxpr in (big, small))
+    return any(
+        _has_layers(x, y) or _are_layers(*(e.params["jaxpr"].jaxpr for e in (x, y)))
+        for x, y in zip(*scans, strict=False)
+    )
 
 
 def _about(error: MicrobatchError) -> str:

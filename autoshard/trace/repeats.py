@@ -104,9 +104,8 @@ def stretches(eqns: Sequence[_compat.JaxprEqn]) -> list[Stretch]:
     Args:
         eqns: of a program, inlined.
     """
-    inner = [[*_inside(eqn)] for eqn in eqns]
-    weight = _summed(len(body) for body in inner)
-    products = _summed(sum(e.primitive.name in _PRODUCTS for e in body) for body in inner)
+    weight = _summed(sum(1 for _ in _inside(eqn)) for eqn in eqns)
+    products = _summed(map(multiplies, eqns))
     numbers = numbered(eqns)
     found = [s for period in _periods(numbers) for s in _with_period(numbers, period)]
     found = [s for s in found if products[s.run.end] > products[s.run.start]]
@@ -129,6 +128,11 @@ def numbered(eqns: Sequence[_compat.JaxprEqn]) -> np.ndarray[Any, np.dtype[np.in
 def params_of(eqn: _compat.JaxprEqn) -> Hashable:
     """The parameters of an equation as something that is equal to its like."""
     return tuple((name, comparable(eqn.params[name])) for name in sorted(eqn.params))
+
+
+def multiplies(eqn: _compat.JaxprEqn) -> bool:
+    """Whether an equation is a product, or has one inside."""
+    return any(inner.primitive.name in _PRODUCTS for inner in _inside(eqn))
 
 
 def _inside(eqn: _compat.JaxprEqn) -> Iterator[_compat.JaxprEqn]:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from autoshard import _compat
-from autoshard.trace.repeats import Run, params_of, stretches
+from autoshard.trace.repeats import Run, multiplies, params_of, stretches
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, atom, inlined, readers
 
@@ -45,15 +45,22 @@ def rolled(
         and nothing.
     """
     flat = inlined(closed)
-    eqns, reads, alias = flat.jaxpr.eqns, readers(flat.jaxpr), dict[Any, Any]()
     if runs is None:
-        runs = _found(eqns, reads)
-    proven = [_proven(eqns, run, reads, alias) for run in runs]
-    layers = [x for x in proven if x is not None]
-    if not layers:
+        runs = _found(flat.jaxpr.eqns, readers(flat.jaxpr))
+    rolling = _rolling(flat, runs)
+    paired = rolling.paired()
+    if paired and len(paired) < len(rolling.loops):
+        # Beside layers and their backward layers, what else repeats itself is by chance.
+        rolling = _rolling(flat, paired)
+    if not rolling.loops:
         return closed, ()
-    rolling = _Rolling(flat, layers, alias)
     return _compat.without_dead_code(rolling.run()), tuple(dict.fromkeys(rolling.notes()))
+
+
+def _rolling(flat: _compat.ClosedJaxpr, runs: Sequence[Run]) -> _Rolling:
+    eqns, reads, alias = flat.jaxpr.eqns, readers(flat.jaxpr), dict[Any, Any]()
+    proven = [_proven(eqns, run, reads, alias) for run in sorted(runs)]
+    return _Rolling(flat, [x for x in proven if x is not None], alias)
 
 
 def runs_of(closed: _compat.ClosedJaxpr) -> tuple[Run, ...]:
@@ -232,6 +239,18 @@ def _upstream(sources: Sequence[Sequence[Source]], columns: set[int]) -> set[int
     return found
 
 
+def _downstream(sources: Sequence[Sequence[Source]]) -> set[int]:
+    """Columns into which something goes that the trip before has made."""
+    found: set[int] = set()
+    for j, reads in enumerate(sources):
+        known = (
+            isinstance(s, Carried) or (isinstance(s, Made) and s.column in found) for s in reads
+        )
+        if any(known):
+            found.add(j)
+    return found
+
+
 def _invariant(sources: Sequence[Sequence[Source]], differing: set[int]) -> set[int]:
     """Columns that make the same in every trip."""
     found: set[int] = set()
@@ -256,7 +275,10 @@ def _settled(layers: _Layers, alias: Env) -> _Layers | None:
     stacked = any(
         isinstance(source, Own) and not all(map(_is_literal, source.values)) for source in inside
     )
-    if not carried or not stacked or not set(carried) <= set(layers.columns):
+    if not stacked or not set(carried) <= set(layers.columns):
+        return None
+    # What is only added up from trip to trip is no chain of layers.
+    if not any(multiplies(layers.trips[0][j]) for j in _downstream(sources)):
         return None
     for j in layers.common:
         for trip in layers.trips[1:]:
@@ -395,13 +417,14 @@ class _Loop:
             "reverse": self.reverse,
         }
         firsts = [carried.first for carried, _ in held[1]]
-        return empty.replace(
+        loop: _compat.JaxprEqn = empty.replace(
             invars=[*(value for value, _ in held[0]), *firsts, *self.operands],
             outvars=[*ends, *self.stacks.values()],
             params=params,
             source_info=info,
             ctx=self.layers.trips[0][0].ctx,
         )
+        return loop
 
 
 class _Rolling:
@@ -418,8 +441,13 @@ class _Rolling:
         self.loops = {x.run.start: _Loop(x) for x in layers}
         # What lies in a stack, in order -> the loop that has it, and what gives that stack.
         self.offers: dict[Hashable, tuple[_Loop, Callable[[], Any]]] = {}
+        self.pairs: set[Run] = set()
         for loop in self.loops.values():
             self._link(loop)
+
+    def paired(self) -> list[Run]:
+        """The layers of which one reads the other's stacks, from the last to the first."""
+        return sorted(self.pairs)
 
     def _link(self, loop: _Loop) -> None:
         """Find the stacks that a loop reads among those that there are, in either direction."""
@@ -434,7 +462,9 @@ class _Rolling:
                 self.offers[_key(row)] = loop, partial(_given, fresh)
             other, stack = self.offers[_key(row)]
             loop.operands.append(stack())
-            loop.place = other.place if loop.reverse and other is not loop else loop.place
+            if loop.reverse and other is not loop:
+                loop.place = other.place
+                self.pairs |= {loop.layers.run, other.layers.run}
         for row, var in loop.rows():
             self.offers.setdefault(_key(row), (loop, partial(loop.stack, var)))
 
@@ -471,7 +501,8 @@ class _Rolling:
         return _compat.ClosedJaxpr(whole, self.flat.consts)
 
     def _read(self, eqn: _compat.JaxprEqn) -> _compat.JaxprEqn:
-        return eqn.replace(invars=[atom(self.alias, v) for v in eqn.invars])
+        renamed: _compat.JaxprEqn = eqn.replace(invars=[atom(self.alias, v) for v in eqn.invars])
+        return renamed
 
 
 def _given(value: Any) -> Any:
@@ -513,5 +544,6 @@ def _traced(
 def _empty_loop() -> _compat.JaxprEqn:
     """A scan that does nothing."""
     none = jax.ShapeDtypeStruct((1,), jnp.float32)
-    (eqn,) = _compat.retrace(lambda xs: jax.lax.scan(lambda _, x: ((), None), (), xs), [none]).eqns
-    return eqn
+    closed = _compat.retrace(lambda xs: jax.lax.scan(lambda _, x: ((), None), (), xs), [none])
+    loop: _compat.JaxprEqn = closed.jaxpr.eqns[0]
+    return loop

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -251,12 +252,14 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
     if len(one) != len(other):
         raise PipelineError("the step has other loops for a smaller batch")
     zeros = _zeros(big)
-    makers = [{v: eqn for eqn in jaxpr.eqns for v in eqn.outvars} for jaxpr in (big, small)]
+    makers: list[dict[Any, _compat.JaxprEqn]] = [
+        {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars} for jaxpr in (big, small)
+    ]
     found, around = dict[int, _Loop](), dict[int, Loops]()
     for (i, x), y in zip(one, other, strict=True):
         if not _has_layers(x, y):
-            bodies = (eqn.params["jaxpr"].jaxpr for eqn in (x, y))
-            if inner := _loops(*bodies, dealt):
+            inner = _loops(x.params["jaxpr"].jaxpr, y.params["jaxpr"].jaxpr, dealt)
+            if inner:
                 around[i] = inner
             continue
         line = user_line(x)
@@ -325,9 +328,9 @@ def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:
     found: set[Any] = set()
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
-            (value, *_) = eqn.invars
+            value: Any = eqn.invars[0]
             literal = isinstance(value, _compat.Literal)
-            if (literal and not jnp.any(value.val)) if literal else value in found:
+            if not jnp.any(value.val) if literal else value in found:
                 found.update(eqn.outvars)
     return found
 
@@ -357,7 +360,8 @@ def _linked(jaxpr: _compat.Jaxpr, found: dict[int, _Loop]) -> dict[int, _Loop]:
             for at, slot in uses:
                 mirror = None if at is None else found.get(at)
                 if (
-                    mirror is not None
+                    at is not None
+                    and mirror is not None
                     and not found[i].ticked
                     and _scans(mirror.big, slot, loop.big)
                 ):
@@ -719,7 +723,7 @@ class _Stages:
             else:
                 if k in self.loop.kept:
                     spec = _spec({1: PIPE, state.dim + 1: DATA})
-                    yield _Result(k, True, spec, lambda end, k=k: end.stacked[k])
+                    yield _Result(k, True, spec, partial(_ticks, k))
                 if k in self.loop.whole:
                     yield self._stacked(k, state.dim)
 
@@ -785,6 +789,10 @@ class _Stages:
         return _Result(
             k, False, _spec({0: PIPE, dim: DATA}), local, lambda whole: self._cut(k, whole)
         )
+
+
+def _ticks(k: int, end: _Ended) -> Any:
+    return end.stacked[k]
 
 
 def _variables(eqn: _compat.JaxprEqn) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from autoshard.plan import units
 from autoshard.plan.model import Plan
-from autoshard.report import inside, state
+from autoshard.report import inside, schedule, state
 from autoshard.report.table import Column, Fact, Report, Table, cut
 
 _MOST_ROWS = 10
@@ -22,6 +22,7 @@ def report(plan: Plan, everything: bool = False) -> Report:
     most = None if everything else _MOST_ROWS
     tables = (
         (_rivals(plan), "rivals"),
+        (schedule.table(plan), "stages"),
         (state.parameters(plan, everything), "groups"),
         (state.optimizer(plan, everything), "groups"),
         (state.data(plan, everything), "groups"),

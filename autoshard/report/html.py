@@ -33,7 +33,9 @@ _STYLE = """
 .autoshard svg .mine{fill:#3b82f6;fill-opacity:.75}
 .autoshard .foot{opacity:.65}
 """
-_CODE = frozenset({"path", "tensor", "spec", "spec at rest", "line", "equation", "slot"})
+_CODE = frozenset(
+    {"path", "tensor", "spec", "spec at rest", "line", "equation", "slot", "forward", "backward"}
+)
 
 
 def render(plan: Plan, everything: bool = False) -> str:

@@ -252,7 +252,7 @@ def _scale(result: Result) -> str:
         "decisions",
         "planning, CPU",
         "by the clock",
-        "tracing again",
+        "of it tracing",
         "memory",
         "predicted step",
         "best expert",

@@ -38,15 +38,19 @@ def batch_classes(graph: Graph) -> frozenset[int]:
         if leaf.role is Role.DATA and leaf.tensor is not None:
             dims = [c for c in graph.dims[leaf.tensor] if c is not None]
             found.update(dims[:1])
-    flows = [f for f in graph.flows if f.into != "new state"]
-    while True:
-        before = len(found)
-        for f in flows:
+    beside: dict[int, list[int]] = {}
+    for f in graph.flows:
+        if f.into != "new state":
             for a, b in zip(f.src_dims, f.dst_dims, strict=True):
-                if a is not None and b is not None and (a in found or b in found):
-                    found |= {a, b}
-        if len(found) == before:
-            return frozenset(found)
+                if a is not None and b is not None:
+                    beside.setdefault(a, []).append(b)
+                    beside.setdefault(b, []).append(a)
+    waiting = list(found)
+    while waiting:
+        new = [c for c in beside.pop(waiting.pop(), ()) if c not in found]
+        found.update(new)
+        waiting += new
+    return frozenset(found)
 
 
 def node_kinds(graph: Graph, batch: frozenset[int], examples: AbstractSet[int]) -> tuple[Kind, ...]:

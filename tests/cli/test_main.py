@@ -204,12 +204,13 @@ def test_plan_passes_its_flags_on(api, tmp_path, capsys):
     path = tmp_path / "saved.json"
     flags = [
         "--mesh", "data=4, tensor=2", "--memory", "14GB", "--strategy", "fsdp",
-        "--time-limit", "30", "--save", str(path), "--json",
+        "--time-limit", "30", "--objective", "throughput", "--save", str(path), "--json",
     ]  # fmt: skip
     assert main(["plan", GOOD, "--on", "v5e:2x4", *flags]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {
-        "mesh", "predicted_step_s", "predicted_peak_bytes", "lower_bound_s", "gap", "planning_s",
+        "mesh", "objective", "copies", "calls_per_s", "predicted_step_s", "predicted_peak_bytes",
+        "lower_bound_s", "gap", "planning_s",
     }  # fmt: skip
     assert found["mesh"] == {"data": 4, "tensor": 2}
     assert found["predicted_step_s"] == make_plan().prediction.step_s
@@ -219,6 +220,7 @@ def test_plan_passes_its_flags_on(api, tmp_path, capsys):
     assert options["mesh"] == {"data": 4, "tensor": 2}
     assert options["memory"] == 14_000_000_000
     assert options["strategy"] == "fsdp"
+    assert options["objective"] == "throughput"
     assert options["time_limit_s"] == 30.0
 
 

@@ -270,7 +270,9 @@ class _Lister:
                     continue
                 key = (t, op.region)
                 if op.id - last_read.get(key, -_FUSION_DISTANCE - 1) > _FUSION_DISTANCE:
-                    here.append((t, dims))
+                    # Of what it slices at a place that is known when it runs, it reads the slice.
+                    sliced = op.kind == "dynamic_slice"
+                    here.append((op.outputs[0], op.rule.results[0]) if sliced else (t, dims))
                 last_read[key] = op.id
             if not here:
                 continue

@@ -31,7 +31,7 @@ _ZERO_SCALE = 1e-3
 _4X2 = {"data": 4, "tensor": 2}
 
 # Where packages lie on this machine says nothing to anybody.
-_FOLDERS = re.compile(r"/[^\s\"]*?/(?=(?:site-packages|benchmarks|autoshard)/)")
+_FOLDERS = re.compile(r"/[^\s\"]*?/(?=(?:site-packages|benchmarks|autoshard|models)/)")
 
 # Programs this small are fastest whole on every device, and every strategy may leave them so: a
 # comparison would then compare a program with itself. On a chip this many times slower, splitting

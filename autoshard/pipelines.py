@@ -36,6 +36,11 @@ _REACHED = 0.7
 # with sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
 _EXCHANGES = 8
 
+# What layers' parameters go through on their way into one stack.
+_STACKING = frozenset(
+    {"broadcast_in_dim", "concatenate", "convert_element_type", "reshape", "stack"}
+)
+
 # (form, mesh, limit in bytes, seconds) -> plan; raises InfeasibleError.
 SearchOn = Callable[[Traced, LogicalMesh, float, float], Candidate]
 
@@ -74,6 +79,8 @@ def stack_of(program: Program, batch: int) -> Stack | None:
         source = op.inputs[0] if op.inputs else None
         if op.kind == "scan_const" and source in seen:
             seen[op.outputs[0]] = seen[source]
+        if op.kind in _STACKING and all(t in seen for t in op.inputs):
+            seen[op.outputs[0]] = op.outputs[0]
         if op.kind == "scan_xs" and source in seen:
             weights.setdefault(op.region, set()).add(seen[source])
         if op.kind == "scan_carry":
@@ -265,7 +272,10 @@ def with_stages(
     """
     plain = known if isinstance(known, Candidate) else None
     try:
-        stack = stack_of(variants.plain.program, batch_size(variants.plain))
+        batch = batch_size(variants.plain)
+        stack = stack_of(variants.plain.program, batch)
+        if stack is None and plain is None:  # layers one after the other are found in seconds
+            stack = stack_of(variants.layers(_remat(options, plain)).program, batch)
         guesses = [] if stack is None else promising(stack, machine, options, limit_bytes, plain)
         layers = variants.layers(_remat(options, plain)) if guesses or known is None else None
     except ValueError as error:  # no batch, or no layers that may be cut

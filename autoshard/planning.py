@@ -268,7 +268,8 @@ def _plan_on(
 def _may_have_stages(program: Program, options: Options) -> bool:
     """Whether cutting layers into stages is up to us, should it be better."""
     free = isinstance(options.mesh, str) and options.strategy == "auto" and not options.intent
-    return options.pipeline == "auto" and free and not program.mesh_sizes
+    undivided = options.microbatch in (1, "auto")  # else it is said in how many parts to run
+    return options.pipeline == "auto" and free and undivided and not program.mesh_sizes
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.plan.pipeline import DATA, PIPE, Pipeline
+from autoshard.program.ir import Program
 from autoshard.trace.batch import SAME, ZERO, Batch, Part, State, state_of
 from autoshard.trace.function import Traced, jaxpr_of, rewritten
 from autoshard.trace.microbatch import batch_leaves, batch_size, wide
@@ -57,6 +58,11 @@ class Layers:
     batch: int
     loops: Mapping[int, Loops]
     notes: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> Program:
+        """What is cut, for planning; as it is before."""
+        return rewritten(self.traced, self.closed, ()).program
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -25,6 +25,11 @@ CASES: dict[str, tuple[Any, dict[str, int], int]] = {
     "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4),
     "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4),
     "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "data": 2, "tensor": 2}, 2),
+    "gpt, unrolled": (
+        functional(gpt, replace(GPT, layers=4, scan=False)),
+        {"pipe": 2, "data": 4},
+        2,
+    ),
     "llama": (STEPS["llama"], {"pipe": 2, "data": 4}, 2),
     "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2),
     "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2),

@@ -42,7 +42,10 @@ UNTRIED = {
             "scatter-sub scatter_add scatter_max scatter_min scatter_mul scatter_sub"
         ),
         "JAX reaches it under dynamic shapes only": "dim_as_value iota_2x32_shape platform_index",
-        "not of every JAX": "from_edtype threefry4x32 to_edtype",
+        "not of every JAX": "from_edtype log2 one_minus_square polynomial threefry4x32 to_edtype",
+        "in code for one shard, see test_manual": (
+            "all_gather all_to_all axis_index pmax pmin ppermute psum psum_invariant reduce_scatter"
+        ),
         "whole, and gives other numbers by design": "rng_uniform",
         "cannot be compiled inside another program": "mulhi",
         "a part of what JAX computes by others": "random_gamma_grad",

@@ -237,18 +237,20 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def scan_params(params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int) -> dict[str, Any]:
-    """Parameters of a `scan` whose body takes other operands."""
+def scan_params(
+    params: Mapping[str, Any], body: ClosedJaxpr, num_consts: int, num_carry: int | None = None
+) -> dict[str, Any]:
+    """Parameters of a `scan` whose body takes other operands; by default, as many carried."""
     changed = {**params, "jaxpr": body}
+    carry = scan_counts(params)[1] if num_carry is None else num_carry
     if "ft_in" in params:
-        _, carry = scan_counts(params)
         sides = {"ft_in": (num_consts, carry), "ft_out": (carry,)}
         lengths = {"ft_in": len(body.jaxpr.invars), "ft_out": len(body.jaxpr.outvars)}
         for side, first in sides.items():
             counts = (*first, lengths[side] - sum(first))
             changed[side] = _flattree.pack(tuple(map(_flattree.nones, counts)))
         return changed
-    changed["num_consts"] = num_consts
+    changed |= {"num_consts": num_consts, "num_carry": carry}
     if "linear" in params:  # one bit an operand up to 0.9, a hint
         changed["linear"] = (False,) * len(body.jaxpr.invars)
     return changed

@@ -289,7 +289,7 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: _Dealt) -> dict[int,
         spread = {
             k: (makers[0][v], makers[1][w])
             for k, (v, w) in enumerate(zip(x.invars, y.invars, strict=True))
-            if k < x.params["num_consts"]
+            if k < _compat.scan_counts(x.params)[0]
             and ins[k].part is Part.SPLIT  # and so no literal
             and _is_spread(makers[0].get(v), makers[1].get(w))
         }
@@ -343,8 +343,8 @@ def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:
 
 def _has_layers(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> bool:
     """Whether a loop carries the batch through a stack of what does not depend on it."""
-    p = big.params
-    n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+    n, carry = _compat.scan_counts(big.params)
+    m = n + carry
     same = [
         _compat.shape_of(x) == _compat.shape_of(y)
         for x, y in zip(big.invars, small.invars, strict=True)
@@ -358,7 +358,7 @@ def _linked(jaxpr: _compat.Jaxpr, found: dict[int, _Loop]) -> dict[int, _Loop]:
     """The loops, with what passes from one to its mirror image tick by tick."""
     reads = readers(jaxpr)
     for i, loop in list(found.items()):
-        n_carry, kept, whole = loop.big.params["num_carry"], set[int](), set[int]()
+        (_, n_carry), kept, whole = _compat.scan_counts(loop.big.params), set[int](), set[int]()
         for k, var in enumerate(loop.big.outvars):
             uses = reads.get(var, ())
             if k < n_carry or loop.outs[k].part is not Part.SPLIT:
@@ -381,8 +381,7 @@ def _linked(jaxpr: _compat.Jaxpr, found: dict[int, _Loop]) -> dict[int, _Loop]:
 
 def _scans(loop: _compat.JaxprEqn, slot: int, made: _compat.JaxprEqn) -> bool:
     """Whether a loop reads an operand slice by slice, and runs in the other direction."""
-    p = loop.params
-    return mirrored(made, loop) and slot >= p["num_consts"] + p["num_carry"]
+    return mirrored(made, loop) and slot >= sum(_compat.scan_counts(loop.params))
 
 
 # -- the rewritten program -----------------------------------------------------------------------
@@ -495,8 +494,8 @@ class _Stages:
         self.length = p["length"]
         self.layers = -(-self.length // pipe.stages)
         self.is_uneven = self.length % pipe.stages != 0
-        self.n, self.m = p["num_consts"], p["num_consts"] + p["num_carry"]
-        self.n_carry = p["num_carry"]
+        self.n, self.n_carry = _compat.scan_counts(p)
+        self.m = self.n + self.n_carry
         closed = p["jaxpr"]
         self.body, self.body_consts = closed.jaxpr, closed.consts
         self.big_body = loop.big.params["jaxpr"].jaxpr

@@ -410,9 +410,9 @@ class _Loop:
         results = [*(self.inner[carried.made] for carried, _ in held[1]), *self.stacks]
         empty = _empty_loop()
         body = _compat.new_jaxpr(empty.params["jaxpr"].jaxpr, [], arguments, results, self.eqns)
+        closed = _compat.ClosedJaxpr(body, [])
         params = {
-            **_compat.scan_params(empty.params, _compat.ClosedJaxpr(body, []), len(held[0])),
-            "num_carry": len(held[1]),
+            **_compat.scan_params(empty.params, closed, len(held[0]), len(held[1])),
             "length": self.layers.run.count,
             "reverse": self.reverse,
         }

@@ -26,6 +26,8 @@ _REDUCE_SCATTER_FUSION = "all-reduce-scatter"
 _START = 'custom_call_target="AsyncCollectiveStart"'
 _ONCE = ("calls", "to_apply", "branch_computations", "true_computation", "false_computation")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_PAIRS = re.compile(r"source_target_pairs=\{[\d,{}]*\}")
+_OP = re.compile(r'op_name="[^"]*"')
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)')
 _INDEX = re.compile(r"index=(\d+)")
 _INTEGER = re.compile(r"-?\d+")
@@ -95,8 +97,13 @@ def collectives(
             continue
         # TPU repeats a collective in each part of an asynchronous fusion, under one channel. Where
         # it starts says how often it runs: parts that continue it may stand in loops of others.
+        # Those that a program writes itself (`shard_map`) all have one channel: where they send to,
+        # and the op, tell them apart.
         channel = _CHANNEL.search(site.instruction.attributes)
-        key = (seen[0].kind, int(channel[1])) if channel else (site.instruction.name, len(found))
+        key: object = (site.instruction.name, len(found))
+        if channel:
+            told = (p.search(site.instruction.attributes) for p in (_PAIRS, _OP))
+            key = (seen[0].kind, int(channel[1]), *(m and m[0] for m in told))
         starts = _starts(module, site)
         before = found.get(key)
         if before is None or (before[0], before[1][0].count) < (starts, seen[0].count):

@@ -205,21 +205,26 @@ def promising(
     options: Options,
     limit_bytes: float,
     known: Candidate | None,
+    *,
+    asked: bool,
 ) -> list[Estimate]:
-    """Pipelines that are worth planning, the most promising first, one for each mesh."""
-    sizes, asked = _asked(options), options.pipeline
+    """Pipelines that are worth planning, the most promising first, one for each mesh.
+
+    Args:
+        stack: of the program.
+        machine: where.
+        options: as asked for.
+        limit_bytes: per device.
+        known: the best plan without a pipeline, if there is one.
+        asked: whether the user asks for a pipeline.
+    """
+    compute_s = None if known is None else known.plan.prediction.compute_s
     found = []
     for pipe in pipelines(stack, machine.n_devices):
-        if sizes and any(pipe.sizes[name] != size for name, size in sizes.items()):
+        if asked and not _is_as_asked(pipe, options):
             continue
-        if type(asked) is int and asked and pipe.stages != asked:
-            continue
-        count = options.microbatch
-        if is_asked(options) and type(count) is int and count > 1 and pipe.microbatches != count:
-            continue
-        compute_s = None if known is None else known.plan.prediction.compute_s
         guess = estimate(stack, pipe, machine, compute_s)
-        if guess is not None and (is_asked(options) or guess.peak_bytes <= limit_bytes):
+        if guess is not None and (asked or guess.peak_bytes <= limit_bytes):
             found.append(guess)
     found.sort(key=lambda guess: guess.seconds)
     best: dict[tuple[int, ...], Estimate] = {}
@@ -231,9 +236,31 @@ def promising(
     return [*best.values()][:_MOST_PLANNED]
 
 
-def is_asked(options: Options) -> bool:
-    """Whether the user asks for a pipeline, so that nothing else will do."""
-    return options.pipeline not in ("auto", False) or bool(_asked(options))
+def is_asked(options: Options, program: Program) -> bool:
+    """Whether the user asks for a pipeline, so that nothing else will do.
+
+    A mesh that the program itself speaks of is the user's own, whatever its axes are called.
+
+    Raises:
+        PipelineError: a number of stages is asked for, and the program speaks of a mesh.
+    """
+    stages = options.pipeline not in ("auto", False)
+    if program.mesh_sizes:
+        if stages:
+            own = " x ".join(f"{name} {size}" for name, size in program.mesh_sizes)
+            raise PipelineError(
+                f"pipeline={options.pipeline}, but {program.name!r} has layouts inside that are for"
+                f" a mesh {own}: leave one of the two out"
+            )
+        return False
+    return stages or (options.pipeline is not False and bool(_asked(options)))
+
+
+def may_help(options: Options, program: Program) -> bool:
+    """Whether cutting layers into stages is up to us, should it be better."""
+    free = isinstance(options.mesh, str) and options.strategy == "auto" and not options.intent
+    undivided = options.microbatch in (1, "auto")  # else it is said in how many parts to run
+    return options.pipeline == "auto" and free and undivided and not program.mesh_sizes
 
 
 def _asked(options: Options) -> dict[str, int]:
@@ -243,6 +270,16 @@ def _asked(options: Options) -> dict[str, int]:
     if not given or mesh[PIPE] < 2:
         return {}
     return {DATA: 1, TENSOR: 1} | {str(k): int(v) for k, v in mesh.items()}
+
+
+def _is_as_asked(pipe: Pipeline, options: Options) -> bool:
+    """Whether a pipeline has the sizes, stages and microbatches that the user says."""
+    stages, parts = options.pipeline, options.microbatch
+    return (
+        all(pipe.sizes[name] == size for name, size in _asked(options).items())
+        and (type(stages) is not int or pipe.stages == stages)
+        and (type(parts) is not int or parts == 1 or pipe.microbatches == parts)
+    )
 
 
 def with_stages(
@@ -271,13 +308,18 @@ def with_stages(
         PipelineError: a pipeline is asked for, and cannot be had.
     """
     plain = known if isinstance(known, Candidate) else None
+    remat = _remat(options, plain)
     try:
         batch = batch_size(variants.plain)
         stack = stack_of(variants.plain.program, batch)
         if stack is None and plain is None:  # layers one after the other are found in seconds
-            stack = stack_of(variants.layers(_remat(options, plain)).program, batch)
-        guesses = [] if stack is None else promising(stack, machine, options, limit_bytes, plain)
-        layers = variants.layers(_remat(options, plain)) if guesses or known is None else None
+            stack = stack_of(variants.layers(remat).program, batch)
+        guesses = (
+            []
+            if stack is None
+            else promising(stack, machine, options, limit_bytes, plain, asked=known is None)
+        )
+        layers = variants.layers(remat) if guesses or known is None else None
     except ValueError as error:  # no batch, or no layers that may be cut
         if known is None:
             raise PipelineError(str(error)) from error
@@ -291,7 +333,7 @@ def with_stages(
         )
     best, refused, rivals = plain, list[InfeasibleError](), list[Rival]()
     for guess in guesses:
-        form = Variant(remat=_remat(options, plain), pipeline=guess.pipe)
+        form = Variant(remat=remat, pipeline=guess.pipe)
         tell(f"step {form}")
         try:
             left_s = options.time_limit_s / len(guesses)

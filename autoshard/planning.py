@@ -27,7 +27,7 @@ from autoshard.machine import (
     parse_machine,
 )
 from autoshard.options import Options, is_sizes
-from autoshard.pipelines import is_asked, with_stages
+from autoshard.pipelines import is_asked, may_help, with_stages
 from autoshard.plan import units
 from autoshard.plan.check import refuse_mismatch
 from autoshard.plan.errors import PlanError
@@ -213,7 +213,8 @@ def _plan_on(
     program = variants.plain.program
     asked = options.strategy
     strategies = STRATEGIES if asked == "auto" else {asked: strategy_of(asked)}
-    meshes = _meshes_for(program, mesh, machine) if not is_asked(options) else ()
+    staged, may_be_staged = is_asked(options, program), may_help(options, program)
+    meshes = () if staged else _meshes_for(program, mesh, machine)
     finer = _finer_meshes(program, options, machine)
     stored = _cache_file(program, key, (machine, meshes, finer), options)
     if stored is not None and stored.exists():
@@ -242,34 +243,27 @@ def _plan_on(
         made = replace(made, program=program_key(program), notes=(*made.notes, *traced.notes))
         return Candidate(made, found.interrupted)
 
-    def staged(traced: Traced, on: LogicalMesh, limit_bytes: float, seconds: float) -> Candidate:
+    def on_mesh(traced: Traced, on: LogicalMesh, limit_bytes: float, seconds: float) -> Candidate:
         return searched(traced, limit_bytes, seconds, on)
 
     limit = float(key.memory_limit_bytes)
     known: Candidate | InfeasibleError | None = None
-    if not is_asked(options) or program.mesh_sizes:
+    if not staged:
         try:
             known = choose(variants, options, limit, searched, tell)
         except InfeasibleError as error:
-            if not _may_have_stages(program, options):
+            if not may_be_staged:
                 raise
             known = error
     chosen = known
-    if known is None or _may_have_stages(program, options):
-        chosen = with_stages(variants, options, machine, limit, known, staged, tell)
+    if staged or may_be_staged:
+        chosen = with_stages(variants, options, machine, limit, known, on_mesh, tell)
     assert isinstance(chosen, Candidate)
     plan = chosen.plan
     # What Ctrl-C cut short is used now, and searched for again the next time.
     if stored is not None and not chosen.interrupted:
         _keep(plan, stored)
     return plan
-
-
-def _may_have_stages(program: Program, options: Options) -> bool:
-    """Whether cutting layers into stages is up to us, should it be better."""
-    free = isinstance(options.mesh, str) and options.strategy == "auto" and not options.intent
-    undivided = options.microbatch in (1, "auto")  # else it is said in how many parts to run
-    return options.pipeline == "auto" and free and undivided and not program.mesh_sizes
 
 
 @contextmanager

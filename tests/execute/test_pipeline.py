@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from autoshard import PipelineError, autoshard, plan
 from autoshard.plan.model import Plan
@@ -87,9 +88,30 @@ def test_more_stages_than_layers_are_refused() -> None:
         plan(fn, *args, devices="cpu:8", pipeline=8)
 
 
-def test_never_means_never() -> None:
+@pytest.mark.parametrize("mesh", ["auto", {"pipe": 2, "data": 4}])
+def test_never_means_never(mesh: Any) -> None:
     fn, args = CASES["gpt"][0]()
-    assert plan(fn, *args, devices="cpu:8", pipeline=False, time_limit_s=1).pipeline is None
+    found = plan(fn, *args, devices="cpu:8", pipeline=False, mesh=mesh, time_limit_s=1)
+    assert found.pipeline is None
+
+
+def _on_a_mesh_of_its_own(w: jax.Array, x: jax.Array) -> jax.Array:
+    mesh = jax.make_mesh((2, 4), ("pipe", "data"), axis_types=(AxisType.Auto,) * 2)
+
+    def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+        laid = NamedSharding(mesh, PartitionSpec("data"))
+        return jax.lax.with_sharding_constraint(jnp.tanh(x @ w), laid), None
+
+    return jax.lax.scan(layer, x, w)[0].sum()
+
+
+def test_an_axis_of_the_users_own_may_be_called_pipe() -> None:
+    step, args = jax.grad(_on_a_mesh_of_its_own), (jnp.ones((4, 8, 8)), jnp.ones((16, 8)))
+    found = plan(step, *args, mesh={"pipe": 2, "data": 4}, time_limit_s=1)
+    assert found.pipeline is None
+    assert dict(found.mesh.sizes) == {"pipe": 2, "data": 4}
+    with pytest.raises(PipelineError, match="mesh pipe 2 x data 4"):
+        plan(step, *args, pipeline=2)
 
 
 @pytest.mark.parametrize("bad", [True, 1, -2, "yes", 2.0])

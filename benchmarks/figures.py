@@ -202,17 +202,27 @@ def _costing(result: Result) -> str:
     return markdown(["model", "ops", "decisions", "tables of one mesh", "one plan"], rows)
 
 
+_OUTCOME = ("memory", "predicted step", "best expert", "gap", "meshes left open")
+
+
+def _outcome(row: Result) -> list[str]:
+    """The cells of what planning came to, under `_OUTCOME`."""
+    return [
+        f"{row['peak_rss_bytes'] / 1e9:.1f} GB",
+        f"{row['predicted_step_s'] * 1e3:.1f} ms",
+        f"{row['floor_step_s'] * 1e3:.1f} ms" if row["floor"] else "none fits",
+        f"{row['gap']:.2%}",
+        str(row["open_meshes"] or "-"),
+    ]
+
+
 def _planning(result: Result) -> str:
     rows = [
         [
             f"{_model(r)} on {r['on']}",
             f"{r['cold_s']:.1f} s",
             f"{r['planning_s']:.1f} s",
-            f"{r['peak_rss_bytes'] / 1e9:.1f} GB",
-            f"{r['predicted_step_s'] * 1e3:.1f} ms",
-            f"{r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits",
-            f"{r['gap']:.2%}",
-            str(r["open_meshes"] or "-"),
+            *_outcome(r),
         ]
         for r in result["rows"]
     ]
@@ -220,11 +230,7 @@ def _planning(result: Result) -> str:
         "model",
         "first plan",
         "next",
-        "memory",
-        "predicted step",
-        "best expert",
-        "gap",
-        "meshes left open",
+        *_OUTCOME,
     ]
     return markdown(head, rows)
 
@@ -238,11 +244,7 @@ def _scale(result: Result) -> str:
             f"{r['planning_cpu_s']:.1f} s",
             f"{r['planning_s']:.1f} s",
             f"{r['trace_s']:.1f} s",
-            f"{r['peak_rss_bytes'] / 1e9:.1f} GB",
-            f"{r['predicted_step_s'] * 1e3:.1f} ms",
-            f"{r['floor_step_s'] * 1e3:.1f} ms" if r["floor"] else "none fits",
-            f"{r['gap']:.2%}",
-            str(r["open_meshes"] or "-"),
+            *_outcome(r),
         ]
         for r in result["rows"]
     ]
@@ -253,11 +255,7 @@ def _scale(result: Result) -> str:
         "planning, CPU",
         "by the clock",
         "of it tracing",
-        "memory",
-        "predicted step",
-        "best expert",
-        "gap",
-        "meshes left open",
+        *_OUTCOME,
     ]
     return markdown(head, rows)
 

@@ -11,14 +11,13 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, outcome
 
 
 def _unrolled(layers: int) -> Workload:
@@ -52,21 +51,11 @@ def measure(case: Workload) -> dict[str, Any]:
         begun = time.perf_counter()
         p = plan(step, *args, on=case.on, donate_argnums=entry.donate_argnums)
         times_s.append(time.perf_counter() - begun)
-    experts = [r for r in p.certificate.rivals if r.name != "auto" and r.step_s is not None]
-    floor = min(experts, key=lambda r: r.step_s or 0.0, default=None)
     return {
         **asdict(case),
         "cold_s": times_s[0],
         "planning_s": times_s[1],
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "mesh": p.mesh.sizes,
-        "predicted_step_s": p.prediction.step_s,
-        "predicted_peak_bytes": p.prediction.peak_bytes,
-        "lower_bound_s": p.certificate.lower_bound_s,
-        "gap": p.certificate.gap,
-        "open_meshes": p.certificate.open_meshes,
-        "floor": floor and floor.name,
-        "floor_step_s": floor and floor.step_s,
+        **outcome(p),
     }
 
 

@@ -15,7 +15,6 @@ import math
 import os
 import platform
 import pstats
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.workload import outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN = 25
@@ -63,24 +64,14 @@ def measure(case: Case) -> dict[str, Any]:
     cpu, begun = time.process_time(), time.perf_counter()
     p = plan(step, *args, on=case.on, donate_argnums=0)
     planning_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
-    experts = [r for r in p.certificate.rivals if r.name != "auto" and r.step_s is not None]
-    floor = min(experts, key=lambda r: r.step_s or 0.0, default=None)
     return {
         **asdict(case),
         **_stages(case),
         "search_s": p.certificate.search_s,
         "planning_s": planning_s,
         "planning_cpu_s": cpu_s,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "mesh": p.mesh.sizes,
-        "predicted_step_s": p.prediction.step_s,
-        "predicted_peak_bytes": p.prediction.peak_bytes,
-        "lower_bound_s": p.certificate.lower_bound_s,
-        "gap": p.certificate.gap,
-        "open_meshes": p.certificate.open_meshes,
+        **outcome(p),
         "alike": p.certificate.alike,
-        "floor": floor and floor.name,
-        "floor_step_s": floor and floor.step_s,
     }
 
 

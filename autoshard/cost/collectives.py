@@ -106,15 +106,3 @@ _ALPHA_BETA: dict[str, Callable[[MeshAxis], tuple[float, float]]] = {
 }
 
 COLLECTIVES = frozenset(_ALPHA_BETA)
-
-# What a program writes itself, in code for one shard -> what it is.
-SENT_AS = {
-    "all_gather": "all-gather",
-    "all_to_all": "all-to-all",
-    "pmax": "all-reduce",
-    "pmin": "all-reduce",
-    "ppermute": "permute",
-    "psum": "all-reduce",
-    "psum_invariant": "all-reduce",
-    "reduce_scatter": "reduce-scatter",
-}

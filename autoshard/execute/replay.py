@@ -7,7 +7,7 @@ bound under its own source line and name stack: errors and profiles still speak 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax
 from autoshard import _compat
 from autoshard.execute.shardings import Imposed
 from autoshard.rules.indexing import SCATTERS
+from autoshard.trace.surgery import value_of
 
 Table = Mapping[tuple[str, str], Imposed]
 
@@ -74,16 +75,13 @@ class Replay:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
         for index, eqn in enumerate(jaxpr.eqns):
             at = f"{prefix}{index}"
             with _compat.as_if_traced_at(eqn):
-                values = self._all([read(v) for v in eqn.invars], at, "operand")
+                values = self._all([value_of(v, env) for v in eqn.invars], at, "operand")
                 outs = self._all(self._eqn(eqn, values, at), at, "result")
             env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
+        return [value_of(v, env) for v in jaxpr.outvars]
 
     def _eqn(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
         name = eqn.primitive.name
@@ -114,15 +112,9 @@ class Replay:
 
     def _stages(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
         """The same, of which some axes are the plan's."""
-        jaxpr, consts = _compat.open_body(eqn.params["jaxpr"])
-
-        def run(*args: Any) -> list[Any]:
-            results = self.run(jaxpr, consts, self._all(args, at, "in"), f"{at}/")
-            return self._all(results, at, "out")
-
         return list(
             _compat.shard_map(
-                run,
+                self._inside(eqn.params["jaxpr"], at),
                 self.mesh,
                 in_specs=tuple(eqn.params["in_specs"]),
                 out_specs=list(eqn.params["out_specs"]),
@@ -143,10 +135,15 @@ class Replay:
         return apart if imposed is None else self._laid_out(apart, imposed.shardings[-1])
 
     def _body(self, body: Any, at: str) -> _compat.ClosedJaxpr:
+        avals = [v.aval for v in _compat.open_body(body)[0].invars]
+        return _compat.retrace(self._inside(body, at), avals)
+
+    def _inside(self, body: Any, at: str) -> Callable[..., list[Any]]:
+        """A body as a function, with its constraints."""
         jaxpr, consts = _compat.open_body(body)
 
         def run(*args: Any) -> list[Any]:
             results = self.run(jaxpr, consts, self._all(args, at, "in"), f"{at}/")
             return self._all(results, at, "out")
 
-        return _compat.retrace(run, [v.aval for v in jaxpr.invars])
+        return run

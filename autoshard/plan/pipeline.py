@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PIPE, DATA, TENSOR = AXES = ("pipe", "data", "tensor")
+PIPE, DATA, TENSOR = ("pipe", "data", "tensor")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -80,23 +80,29 @@ def crossing(
     return draft.rule([tuple(sides[0])], [tuple(sides[1])], OpClass.FREE), tuple(axes)
 
 
-# Collectives -> the parameter that names their axes.
+# What a program writes itself, in code for one shard -> the parameter that names its axes, and the
+# collective that it is.
 SENDS = {
-    "all_gather": "axis_name",
-    "all_to_all": "axis_name",
-    "pmax": "axes",
-    "pmin": "axes",
-    "ppermute": "axis_name",
-    "psum": "axes",
-    "psum_invariant": "axes",
-    "reduce_scatter": "axis_name",
+    "all_gather": ("axis_name", "all-gather"),
+    "all_to_all": ("axis_name", "all-to-all"),
+    "pmax": ("axes", "all-reduce"),
+    "pmin": ("axes", "all-reduce"),
+    "ppermute": ("axis_name", "permute"),
+    "psum": ("axes", "all-reduce"),
+    "psum_invariant": ("axes", "all-reduce"),
+    "reduce_scatter": ("axis_name", "reduce-scatter"),
 }
 
 
 def sent_over(kind: str, params: Mapping[str, Any]) -> Axes:
     """The axes that a collective of the user's runs along; none for any other primitive."""
-    said = params[SENDS[kind]] if kind in SENDS else ()
+    said = params[SENDS[kind][0]] if kind in SENDS else ()
     return (said,) if isinstance(said, str) else tuple(a for a in said if isinstance(a, str))
+
+
+def sent_as(kind: str) -> str:
+    """The collective that a primitive of `SENDS` is."""
+    return SENDS[kind][1]
 
 
 @register("ppermute", "psum", "psum_invariant", "pmax", "pmin")

@@ -198,7 +198,7 @@ def _sequence(
         carried |= (p.activation & p.result) - p.weight - batch
     if not carried:
         return frozenset()
-    name = _one_name(graph, lambda flow, src, dst: True)
+    name = one_name(graph)
     stream = {name[c] for node in residual for c in graph.nodes[node].classes}
     wanted = stream & {name[c] for c in carried}
     return frozenset(c for c, group in name.items() if group in wanted)
@@ -225,12 +225,14 @@ def _experts(graph: Graph, products: dict[int, _Product], batch: Classes) -> Cla
             flow.dst not in batches or dst in batches[flow.dst]
         )
 
-    name = _one_name(graph, goes_on)
+    name = one_name(graph, goes_on)
     wanted = {name[c] for c in seeds}
     return frozenset(c for c, group in name.items() if group in wanted)
 
 
-def _one_name(graph: Graph, goes_on: Callable[[Flow, int, int], bool]) -> dict[int, int]:
+def one_name(
+    graph: Graph, goes_on: Callable[[Flow, int, int], bool] = lambda flow, src, dst: True
+) -> dict[int, int]:
     """One name for every class and all it becomes along flows, where it goes on in them."""
     name = {c: c for c in graph.size}
 
@@ -245,5 +247,5 @@ def _one_name(graph: Graph, goes_on: Callable[[Flow, int, int], bool]) -> dict[i
             continue
         for a, b in zip(f.src_dims, f.dst_dims, strict=True):
             if a is not None and b is not None and goes_on(f, a, b):
-                name[find(a)] = find(b)
+                name[find(b)] = find(a)
     return {c: find(c) for c in name}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.collectives import COLLECTIVES, SENT_AS, collective_time_s, formed
+from autoshard.cost.collectives import COLLECTIVES, collective_time_s, formed
 from autoshard.cost.overlap import Beside, added_s
 from autoshard.cost.reshard import (
     PARTIAL,
@@ -25,6 +25,7 @@ from autoshard.plan.model import Alive, Collective, Constraint, LeafPlan, Predic
 from autoshard.program.ir import Leaf, Op, Place
 from autoshard.program.rule import Combiner, OpClass
 from autoshard.program.spec import Spec
+from autoshard.rules.manual import sent_as
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Dims, Flow, Sum
 from autoshard.search.joined import Part
@@ -342,7 +343,7 @@ class Answer:
         for a, axis in enumerate(self.axes):
             if axis.name in op.over and axis.size > 1:
                 yield self._collective(
-                    SENT_AS[op.kind], a, size, times, op.outputs[0], op, _WRITTEN
+                    sent_as(op.kind), a, size, times, op.outputs[0], op, _WRITTEN
                 )
 
     def _sum_times(self, tensor: int, region: int) -> int:

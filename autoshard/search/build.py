@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autoshard.cost.collectives import SENT_AS, collective_time_s
+from autoshard.cost.collectives import collective_time_s
 from autoshard.cost.compute import Product, matmul_time_s, memory_time_s, product_utilisation
 from autoshard.cost.habits import habits_of
 from autoshard.cost.overlap import Beside, added_s
@@ -30,6 +30,7 @@ from autoshard.cost.reshard import (
 from autoshard.machine.model import LogicalMesh, Machine
 from autoshard.program.ir import Op
 from autoshard.program.rule import OpClass
+from autoshard.rules.manual import sent_as
 from autoshard.search.analysis import Analysis
 from autoshard.search.gather import Prices, gathered
 from autoshard.search.graph import Dims, Flow, Sum, classes_of
@@ -223,7 +224,7 @@ class _Pricing:
         local, total = self.larger_side(op, node), np.zeros(len(self.layouts.options[node]))
         for axis in self.axes:
             if axis.name in op.over:
-                total += np.asarray(collective_time_s(SENT_AS[op.kind], axis, local))
+                total += np.asarray(collective_time_s(sent_as(op.kind), axis, local))
         return total
 
     def larger_side(self, op: Op, node: int) -> Floats:

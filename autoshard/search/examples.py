@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from autoshard.program.ir import Op, Program, Role
 from autoshard.program.rule import Combiner
+from autoshard.search.anatomy import one_name
 from autoshard.search.graph import Dims, Graph
 
 # What looks at all examples and adds nothing up, such as "until every one is finished".
@@ -21,7 +22,7 @@ _LOOKS = frozenset({Combiner.MAX, Combiner.MIN, Combiner.AND, Combiner.OR})
 
 def shared(graph: Graph) -> str:
     """What copies of a program would share, in a phrase; "" where there is nothing."""
-    program, part = graph.program, _parts(graph)
+    program, part = graph.program, one_name(graph)
     begin: dict[int, str] = {}
     later: set[int] = set()
     for leaf in program.inputs:
@@ -58,24 +59,6 @@ def shared(graph: Graph) -> str:
             return ""
         lacking = lacking or f"{without[0]} does not begin with a batch of its own"
     return lacking or "an op needs the whole batch at once"
-
-
-def _parts(graph: Graph) -> Mapping[int, int]:
-    """Classes that are one dimension on its way from node to node."""
-    parent = {c: c for c in graph.size}
-
-    def find(c: int) -> int:
-        while parent[c] != c:
-            parent[c] = parent[parent[c]]
-            c = parent[c]
-        return c
-
-    for flow in graph.flows:
-        if flow.into != "new state":
-            for a, b in zip(flow.src_dims, flow.dst_dims, strict=True):
-                if a is not None and b is not None:
-                    parent[find(b)] = find(a)
-    return {c: find(c) for c in parent}
 
 
 def _summed(graph: Graph, part: Mapping[int, int], op: Op) -> set[int]:

@@ -33,9 +33,8 @@ from autoshard.trace.batch import (
 )
 from autoshard.trace.function import Traced, jaxpr_of, rewritten
 from autoshard.trace.signature import Signature
-from autoshard.trace.surgery import inlined
+from autoshard.trace.surgery import Env, inlined, value_of
 
-Env = dict[Any, Any]
 # Ops on sums that are done once per microbatch: they make a sum wider in dtype, or one of several.
 _FOLDED = frozenset("add add_any transpose reshape squeeze convert_element_type".split())
 
@@ -51,19 +50,7 @@ def in_microbatches(traced: Traced, pieces: int) -> Traced:
         MicrobatchError: the batch does not divide, or the sums would not be the same; says which
             line of the user's is in the way.
     """
-    leaves, batch = batch_leaves(traced, pieces)
-    sig = traced.signature
-    small_leaves = [
-        replace(info, shape=(info.shape[0] // pieces, *info.shape[1:])) if i in leaves else info
-        for i, info in enumerate(sig.leaves)
-    ]
-    try:
-        small, *_ = jaxpr_of(traced.fn, Signature(sig.in_tree, tuple(small_leaves)))
-    except Exception as error:  # the user's function, on a batch it was not written for
-        raise refused(
-            f"tracing it with a batch of {batch.size // pieces} fails: {type(error).__name__}:"
-            f" {error}"
-        ) from error
+    small, leaves, batch = smaller(traced, pieces)
     cut = _cut(inlined(traced.closed), inlined(small), leaves, batch)
     avals = [v.aval for v in traced.closed.jaxpr.invars]
     closed = _compat.without_dead_code(_compat.retrace(lambda *args: _run(cut, args), avals))
@@ -73,6 +60,31 @@ def in_microbatches(traced: Traced, pieces: int) -> Traced:
         " are accumulated, and the rest of the step is done once"
     )
     return rewritten(traced, closed, (note,))
+
+
+def smaller(traced: Traced, pieces: int) -> tuple[_compat.ClosedJaxpr, frozenset[int], Batch]:
+    """The step traced with one of so many parts of the batch.
+
+    Returns:
+        It, which inputs hold a batch by their first dimension, and how that is dealt out.
+
+    Raises:
+        MicrobatchError: the batch does not divide, or the step cannot be traced with less.
+    """
+    leaves, batch = _batch_leaves(traced, pieces)
+    sig = traced.signature
+    infos = tuple(
+        replace(info, shape=(info.shape[0] // pieces, *info.shape[1:])) if i in leaves else info
+        for i, info in enumerate(sig.leaves)
+    )
+    try:
+        small, *_ = jaxpr_of(traced.fn, Signature(sig.in_tree, infos))
+    except Exception as error:  # the user's function, on a batch it was not written for
+        raise refused(
+            f"tracing it with a batch of {batch.size // pieces} fails: {type(error).__name__}:"
+            f" {error}"
+        ) from error
+    return small, leaves, batch
 
 
 def batch_size(traced: Traced) -> int:
@@ -102,22 +114,12 @@ def _data(traced: Traced) -> list[int]:
     ]
 
 
-def batch_leaves(traced: Traced, pieces: int, least: int = 2) -> tuple[frozenset[int], Batch]:
-    """Which inputs hold a batch, by their first dimension, and how it is dealt out.
-
-    Args:
-        traced: the step.
-        pieces: parts of the batch.
-        least: examples that each must have.
-
-    Raises:
-        MicrobatchError: there is no batch, or it does not divide.
-    """
+def _batch_leaves(traced: Traced, pieces: int) -> tuple[frozenset[int], Batch]:
+    """Which inputs hold a batch, by their first dimension, and how it is dealt out."""
     size = batch_size(traced)
-    if size % pieces or size // pieces < least:
+    if size % pieces or size // pieces < 2:
         raise refused(
-            f"a batch of {size} does not divide into {pieces} microbatches of {least} examples or"
-            " more"
+            f"a batch of {size} does not divide into {pieces} microbatches of 2 examples or more"
         )
     leaves = traced.program.inputs
     found = frozenset(i for i in _data(traced) if leaves[i].shape[0] == size)
@@ -274,7 +276,7 @@ def _run(cut: _Cut, args: Sequence[Any]) -> list[Any]:
     with _compat.as_if_traced_at(cut.inside[0]):
         env.update(_loop(cut, env))
     _evaluate(cut.after, env)
-    return [_read(v, env) for v in jaxpr.outvars]
+    return [value_of(v, env) for v in jaxpr.outvars]
 
 
 def _loop(cut: _Cut, env: Env) -> Env:
@@ -338,12 +340,8 @@ def _gathered(value: Any, dim: int, batch: Batch) -> Any:
     return jax.lax.reshape(value, (*shape[:dim], shape[dim] * batch.pieces, *shape[dim + 1 :]))
 
 
-def _read(atom: Any, env: Env) -> Any:
-    return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
-
 def _evaluate(eqns: Iterable[_compat.JaxprEqn], env: Env) -> None:
     for eqn in eqns:
         with _compat.as_if_traced_at(eqn):
-            outs = _compat.bind(eqn, [_read(v, env) for v in eqn.invars], dict(eqn.params))
+            outs = _compat.bind(eqn, [value_of(v, env) for v in eqn.invars], dict(eqn.params))
         env.update(zip(eqn.outvars, outs, strict=True))

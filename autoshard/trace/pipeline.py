@@ -30,13 +30,12 @@ from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 from autoshard.program.ir import Program
 from autoshard.trace.batch import SAME, ZERO, Batch, Part, State, state_of
-from autoshard.trace.function import Traced, jaxpr_of, rewritten
-from autoshard.trace.microbatch import batch_leaves, batch_size, wide
+from autoshard.trace.function import Traced, rewritten
+from autoshard.trace.microbatch import batch_size, smaller, wide
 from autoshard.trace.resize import Resize
 from autoshard.trace.rolling import rolled, runs_of
-from autoshard.trace.signature import Signature
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import inlined, mirrored, readers
+from autoshard.trace.surgery import inlined, mirrored, readers, value_of
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 
@@ -124,21 +123,9 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
     try:
         size = batch_size(traced)
         pieces = next((p for p in range(2, size // 2 + 1) if size % p == 0), 2)
-        leaves, batch = batch_leaves(traced, pieces)
+        small, _, batch = smaller(traced, pieces)
     except MicrobatchError as error:
         raise PipelineError(_about(error)) from error
-    sig = traced.signature
-    infos = tuple(
-        replace(info, shape=(info.shape[0] // pieces, *info.shape[1:])) if i in leaves else info
-        for i, info in enumerate(sig.leaves)
-    )
-    try:
-        small, *_ = jaxpr_of(traced.fn, Signature(sig.in_tree, infos))
-    except Exception as error:  # the user's function, on a batch it was not written for
-        raise PipelineError(
-            f"tracing the step with a batch of {batch.size // pieces} fails:"
-            f" {type(error).__name__}: {error}"
-        ) from error
     *traces, notes = _with_loops(traced.closed, small)
     one, other = (inlined(reform(x), remat_in_loops=True) for x in traces)
     loops = _loops(one.jaxpr, other.jaxpr, _Dealt(batch.size, batch.pieces))
@@ -409,27 +396,24 @@ class _Program:
         # What is read tick by tick: variable -> [ticks, layers, ...].
         ticked: dict[Any, Any] = {}
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
         for i, eqn in enumerate(jaxpr.eqns):
             loop = self.loops.get(i)
             with _compat.as_if_traced_at(eqn):
                 if not isinstance(loop, _Loop):
                     params = dict(eqn.params) if loop is None else self._around(eqn, loop)
-                    outs = _compat.bind(eqn, [read(v) for v in eqn.invars], params)
+                    outs = _compat.bind(eqn, [value_of(v, env) for v in eqn.invars], params)
                     env.update(zip(eqn.outvars, outs, strict=True))
                     continue
                 values = [
                     ticked[v]
                     if k in loop.ticked
-                    else read(loop.spread[k][0].invars[0] if k in loop.spread else v)
+                    else value_of(loop.spread[k][0].invars[0] if k in loop.spread else v, env)
                     for k, v in enumerate(eqn.invars)
                 ]
                 made, kept = _Stages(loop, self.pipe).run(values)
             env.update((eqn.outvars[k], value) for k, value in made.items())
             ticked.update((eqn.outvars[k], value) for k, value in kept.items())
-        return [read(v) for v in jaxpr.outvars]
+        return [value_of(v, env) for v in jaxpr.outvars]
 
     def _around(self, eqn: _compat.JaxprEqn, loops: Mapping[int, Loops]) -> dict[str, Any]:
         """Parameters of a loop whose body has loops that are pipelined."""
@@ -666,7 +650,7 @@ class _Stages:
                 counts = valid & exists
                 after = [jnp.where(exists, new, old) for new, old in zip(after, carry, strict=True)]
             sums = {k: _added(total, outs[k], number, counts) for k, total in sums.items()}
-            return (after, sums), [x for k, x in enumerate(outs) if k in stacked]
+            return (after, sums), [outs[k] for k in stacked]
 
         stacked = [k for k in range(self.n_carry, len(self.loop.outs)) if k not in sums]
         numbers = jnp.arange(self.layers, dtype=jnp.int32)
@@ -677,12 +661,8 @@ class _Stages:
 
     def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
         """The body of a layer, for one microbatch."""
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
         for big, eqn in zip(self.big_body.eqns, self.body.eqns, strict=True):
-            values = [read(v) for v in eqn.invars]
+            values = [value_of(v, env) for v in eqn.invars]
             with _compat.as_if_traced_at(eqn):
                 if eqn.outvars[0] in self.loop.numbered:
                     every = _compat.bind(big, values, dict(big.params))
@@ -693,7 +673,7 @@ class _Stages:
                 else:
                     outs = self.size.bind(big, eqn, values)
             env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in self.body.outvars]
+        return [value_of(v, env) for v in self.body.outvars]
 
     def _accumulators(self) -> tuple[dict[int, Any], dict[int, Any]]:
         """What begins as nothing: sums over microbatches, and what is the same in all of them."""

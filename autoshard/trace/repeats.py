@@ -88,7 +88,7 @@ class Stretch:
         last: dict[Any, int] = {}
         for i in range(size):
             eqn = eqns[start + i]
-            last.update((v, i) for v in eqn.invars if not _is_literal(v) and v in made)
+            last.update((v, i) for v in eqn.invars if not is_literal(v) and v in made)
             made.update((v, i) for v in eqn.outvars)
         change = np.zeros((size + 1, 2), dtype=np.int64)
         for v, i in last.items():
@@ -142,7 +142,8 @@ def _inside(eqn: _compat.JaxprEqn) -> Iterator[_compat.JaxprEqn]:
         yield from _compat.all_equations(_compat.open_body(body)[0])
 
 
-def _is_literal(value: Any) -> bool:
+def is_literal(value: Any) -> bool:
+    """Whether an operand is a constant that stands in the equation itself."""
     return isinstance(value, _compat.Literal)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.trace.batch import SHAPES
+from autoshard.trace.surgery import value_of
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,8 @@ class Resize:
         env = dict(zip(other.constvars, consts, strict=True))
         env.update(zip(other.invars, args, strict=True))
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
         for x, y in zip(one.eqns, other.eqns, strict=True):
             with _compat.as_if_traced_at(y):
-                outs = self.bind(x, y, [read(v) for v in y.invars])
+                outs = self.bind(x, y, [value_of(v, env) for v in y.invars])
             env.update(zip(y.outvars, outs, strict=True))
-        return [read(v) for v in other.outvars]
+        return [value_of(v, env) for v in other.outvars]

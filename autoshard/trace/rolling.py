@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from autoshard import _compat
-from autoshard.trace.repeats import Run, multiplies, params_of, stretches
+from autoshard.trace.repeats import Run, is_literal, multiplies, params_of, stretches
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, atom, inlined, readers
 
@@ -121,11 +121,7 @@ Source = Same | Made | Carried | Own
 
 def _key(values: Sequence[Any]) -> Hashable:
     """What equal rows of variables and literals share."""
-    return tuple((repr(v.val), str(v.aval)) if _is_literal(v) else v for v in values)
-
-
-def _is_literal(value: Any) -> bool:
-    return isinstance(value, _compat.Literal)
+    return tuple((repr(v.val), str(v.aval)) if is_literal(v) else v for v in values)
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ def _alike(column: Sequence[_compat.JaxprEqn]) -> bool:
 
 def _source(values: Values, made: Mapping[Any, tuple[int, Made]], alias: Env) -> Source | None:
     """What an operand is, by what it is in every trip; None where trips differ."""
-    places = [None if _is_literal(v) else made.get(v) for v in values]
+    places = [None if is_literal(v) else made.get(v) for v in values]
     if not any(places):
         atoms = tuple(atom(alias, v) for v in values)
         return Same(atoms[0]) if len({_key([v]) for v in atoms}) == 1 else Own(atoms)
@@ -273,7 +269,7 @@ def _settled(layers: _Layers, alias: Env) -> _Layers | None:
     inside = [source for j in layers.columns for source in sources[j]]
     carried = [source.made.column for source in inside if isinstance(source, Carried)]
     stacked = any(
-        isinstance(source, Own) and not all(map(_is_literal, source.values)) for source in inside
+        isinstance(source, Own) and not all(map(is_literal, source.values)) for source in inside
     )
     if not stacked or not set(carried) <= set(layers.columns):
         return None
@@ -338,7 +334,7 @@ class _Loop:
         if isinstance(source, Made):
             return self.inner[source]
         if isinstance(source, Same):
-            if _is_literal(source.value):
+            if is_literal(source.value):
                 return source.value
             held = self.consts, _key([source.value]), source.value, source.value
         elif isinstance(source, Carried):
@@ -483,13 +479,13 @@ class _Rolling:
             i for x in self.loops.values() for i in range(x.layers.run.start, x.layers.run.end)
         }
         results = [atom(self.alias, v) for v in jaxpr.outvars]
-        wanted = {v for v in results if not _is_literal(v)}
+        wanted = {v for v in results if not is_literal(v)}
         kept = {i: self._read(eqn) for i, eqn in enumerate(jaxpr.eqns) if i not in inside}
         for reads in (
             *(eqn.invars for eqn in kept.values()),
             *(loop.reads_outside() for loop in self.loops.values()),
         ):
-            wanted.update(v for v in (atom(self.alias, v) for v in reads) if not _is_literal(v))
+            wanted.update(v for v in (atom(self.alias, v) for v in reads) if not is_literal(v))
         eqns: list[_compat.JaxprEqn] = []
         for i in range(len(jaxpr.eqns)):
             if i in self.loops:

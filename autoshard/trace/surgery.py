@@ -19,6 +19,11 @@ def atom(env: Env, value: Any) -> Any:
     return value if isinstance(value, _compat.Literal) else env.get(value, value)
 
 
+def value_of(atom: Any, env: Env) -> Any:
+    """What a variable holds where a program is evaluated; a literal holds itself."""
+    return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+
 def renamed(eqns: Iterable[_compat.JaxprEqn], env: Env) -> list[_compat.JaxprEqn]:
     """The equations with results of their own, reading what `env` says.
 

@@ -26,7 +26,6 @@ _REDUCE_SCATTER_FUSION = "all-reduce-scatter"
 _START = 'custom_call_target="AsyncCollectiveStart"'
 _ONCE = ("calls", "to_apply", "branch_computations", "true_computation", "false_computation")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_PAIRS = re.compile(r"source_target_pairs=\{[\d,{}]*\}")
 _OP = re.compile(r'op_name="[^"]*"')
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"?(\d+)')
 _INDEX = re.compile(r"index=(\d+)")
@@ -102,8 +101,9 @@ def collectives(
         channel = _CHANNEL.search(site.instruction.attributes)
         key: object = (site.instruction.name, len(found))
         if channel:
-            told = (p.search(site.instruction.attributes) for p in (_PAIRS, _OP))
-            key = (seen[0].kind, int(channel[1]), *(m and m[0] for m in told))
+            op = _OP.search(site.instruction.attributes)
+            pairs = pairs_of(site.instruction.attributes)
+            key = (seen[0].kind, int(channel[1]), pairs, op and op[0])
         starts = _starts(module, site)
         before = found.get(key)
         if before is None or (before[0], before[1][0].count) < (starts, seen[0].count):

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 PIPE, DATA, TENSOR = ("pipe", "data", "tensor")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+class Schedule(Enum):
+    """In which order microbatches go through the stages."""
+
+    # All forward, and then all back (Huang et al. 2019, arXiv:1811.06965).
+    GPIPE = "gpipe"
+    # One back for each that goes forward, as soon as there is one (Narayanan et al. 2019,
+    # arXiv:1806.03377): fewer are kept for the way back at once.
+    ONE_F_ONE_B = "1f1b"
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """How layers are cut into stages, and the mesh for it.
-
-    The schedule is GPipe's (Huang et al. 2019, arXiv:1811.06965): all microbatches go forward, and
-    then all of them back.
 
     Attributes:
         stages: size of the axis `pipe`; 2 or more.
         microbatches: parts that each shard of the batch is taken in.
         data: size of the axis `data`, which splits the batch.
         tensor: size of the axis `tensor`, with which the plan does as it likes.
+        schedule: in which order they go.
     """
 
     stages: int
     microbatches: int
     data: int = 1
     tensor: int = 1
+    schedule: Schedule = Schedule.GPIPE
 
     def __post_init__(self) -> None:
         if self.stages < 2 or min(self.microbatches, self.data, self.tensor) < 1:
@@ -47,6 +57,16 @@ class Pipeline:
     def bubble(self) -> float:
         """The part of all ticks in which a stage has nothing to do."""
         return (self.stages - 1) / self.ticks
+
+    @property
+    def at_once(self) -> int:
+        """Of how many microbatches a stage keeps at once what it needs on the way back.
+
+        In lock step a microbatch is back at the first stage `2 * (stages - 1)` ticks after it left.
+        """
+        if self.schedule is Schedule.GPIPE:
+            return self.ticks
+        return min(self.microbatches + 1, 2 * self.stages - 1)
 
     def timeline(self) -> Iterator[list[tuple[str, int]]]:
         """For every stage, what it does at each tick: ("F" or "B", microbatch), or ("", -1)."""

@@ -194,7 +194,7 @@ def _place(cut: _Cut, big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> _compat
     states = [state_of(v, cut.states) for v in big.invars]
     late = [s for s in states if s.part in (Part.SUM, Part.WHOLE)]
     if late and not any(s.part is Part.SPLIT for s in states):
-        if _folds(big, states):
+        if folds(big, states):
             return _inside(cut, big, small, states)
         cut.states.update((v, State(Part.WHOLE, origin=late[0].origin)) for v in big.outvars)
         return None
@@ -228,7 +228,7 @@ def _inside(
     return merged
 
 
-def _folds(eqn: _compat.JaxprEqn, states: Sequence[State]) -> bool:
+def folds(eqn: _compat.JaxprEqn, states: Sequence[State]) -> bool:
     """Whether an op on sums is done in every microbatch, so that what is accumulated is better.
 
     A sum in bfloat16 that is widened next is accumulated wide; two sums that are added next are

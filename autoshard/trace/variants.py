@@ -9,8 +9,9 @@ from autoshard import _compat
 from autoshard.plan.pipeline import Pipeline
 from autoshard.trace import keeping
 from autoshard.trace.function import Traced, rewritten
+from autoshard.trace.layers import Layers, layers_of
 from autoshard.trace.microbatch import batch_size, in_microbatches
-from autoshard.trace.pipeline import Layers, layers_of
+from autoshard.trace.pipeline import pipelined
 from autoshard.trace.remat import rematerialised
 
 AS_WRITTEN = "as written"
@@ -110,7 +111,7 @@ class Variants:
 
     def _make(self, variant: Variant) -> Traced:
         if variant.pipeline is not None:
-            return self.layers(variant.remat).pipelined(variant.pipeline)
+            return pipelined(self.layers(variant.remat), variant.pipeline)
         if variant.remat == AS_WRITTEN:
             return in_microbatches(self.plain, variant.microbatches)
         whole = self.of(Variant(variant.microbatches))

@@ -15,8 +15,10 @@ from jax.extend.core import jaxpr_as_fun
 
 from autoshard.execute.replay import Replay
 from autoshard.models import gpt, gpt_linen, gpt_nnx, llama, vit
+from autoshard.plan.pipeline import Pipeline
 from autoshard.trace.function import Traced, trace
-from autoshard.trace.pipeline import Pipeline, layers_of
+from autoshard.trace.layers import layers_of
+from autoshard.trace.pipeline import pipelined
 from autoshard.trace.rolling import rolled
 from autoshard.trace.signature import signature
 from autoshard.trace.surgery import inlined, mirrored
@@ -124,7 +126,7 @@ def test_unrolled_layers_are_pipelined(name: str, pipe: Pipeline, devices: Any) 
     assert backward.ticked
     assert len(forward.kept) == len(backward.ticked)
     assert not forward.whole
-    step = layers.pipelined(pipe)
+    step = pipelined(layers, pipe)
     assert [note.split(":")[0] for note in step.notes] == ["rolled", "pipeline"]
     mesh = jax.sharding.Mesh(np.array(devices).reshape(*pipe.sizes.values()), (*pipe.sizes,))
 

@@ -1,0 +1,276 @@
+"""Loops over a step's layers that may be cut into stages: found, and proven.
+
+A loop over stacked layers carries the batch from layer to layer. Where the sharding rules of its
+body prove that no example meets another (`autoshard.trace.batch`), the stack may be cut into stages
+and the batch into microbatches. The backward loop of the same layers is one more such loop in the
+other direction; what it reads of the forward loop are the values of its own microbatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from autoshard import _compat
+from autoshard.errors import MicrobatchError, PipelineError
+from autoshard.program.ir import Program
+from autoshard.trace.batch import Part, paired
+from autoshard.trace.between import between_of
+from autoshard.trace.function import Traced, rewritten
+from autoshard.trace.loop import Dealt, Loop, Loops, all_loops, operand_state
+from autoshard.trace.microbatch import batch_size, smaller
+from autoshard.trace.rolling import rolled, runs_of
+from autoshard.trace.source import user_line
+from autoshard.trace.surgery import inlined, mirrored, readers
+
+Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The loops over a step's layers that may be cut into stages; from `layers_of`.
+
+    Attributes:
+        traced: the step as written.
+        closed: in the form that is to be pipelined.
+        batch: examples in it.
+        loops: by the index of their equation.
+        notes: what was done to the step to have them.
+    """
+
+    traced: Traced
+    closed: _compat.ClosedJaxpr
+    batch: int
+    loops: Mapping[int, Loops]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> Program:
+        """What is cut, for planning; as it is before."""
+        return rewritten(self.traced, self.closed, ()).program
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many layers each loop has."""
+        return tuple(int(loop.big.params["length"]) for loop in all_loops(self.loops))
+
+    @property
+    def no_1f1b(self) -> str:
+        """Why no microbatch can go back before all of them went forward; empty if one can."""
+        mirrored = [loop for loop in all_loops(self.loops) if loop.ticked]
+        if any(loop.between for loop in mirrored):
+            return ""
+        return next((loop.no_between for loop in mirrored), "there is no way back")
+
+
+def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
+    """Find the loops over layers, and prove that the batch may pass through them in parts.
+
+    The step is traced once more with a part of the batch: where the two traces differ, there is the
+    batch, and what has its size.
+
+    Args:
+        traced: the step as written.
+        reform: makes the form of it that is to be pipelined.
+
+    Raises:
+        PipelineError: there are none, or the examples of the batch meet in one; says which line of
+            the user's is in the way.
+    """
+    try:
+        size = batch_size(traced)
+        pieces = next((p for p in range(2, size // 2 + 1) if size % p == 0), 2)
+        small, _, batch = smaller(traced, pieces)
+    except MicrobatchError as error:
+        raise PipelineError(_about(error)) from error
+    *traces, notes = _with_loops(traced.closed, small)
+    one, other = (inlined(reform(x), remat_in_loops=True) for x in traces)
+    loops = _loops(one.jaxpr, other.jaxpr, Dealt(batch.size, batch.pieces))
+    if not loops:
+        raise PipelineError(
+            "the step has no loop (`jax.lax.scan`) over stacked layers, and no equal layers one"
+            " after the other"
+        )
+    return Layers(traced, one, batch.size, loops, notes)
+
+
+def _with_loops(
+    big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr
+) -> tuple[_compat.ClosedJaxpr, _compat.ClosedJaxpr, tuple[str, ...]]:
+    """Both traces with their unrolled layers as loops, if there are no others; what was done."""
+    if _are_layers(inlined(big).jaxpr, inlined(small).jaxpr):
+        return big, small, ()
+    runs = runs_of(big)
+    (one, notes), (other, also) = rolled(big, runs), rolled(small, runs)
+    return (one, other, notes) if notes == also else (big, small, ())
+
+
+def _are_layers(big: _compat.Jaxpr, small: _compat.Jaxpr) -> bool:
+    """Whether there is a loop over layers, or one in the body of a loop."""
+    scans = ([e for e in jaxpr.eqns if e.primitive.name == "scan"] for jaxpr in (big, small))
+    return any(
+        _has_layers(x, y) or _are_layers(*(e.params["jaxpr"].jaxpr for e in (x, y)))
+        for x, y in zip(*scans, strict=False)
+    )
+
+
+def _about(error: ValueError) -> str:
+    return str(error).replace("the step cannot be taken in microbatches", "no pipeline")
+
+
+# -- which loops, and what they read and make ----------------------------------------------------
+
+
+def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: Dealt) -> dict[int, Loops]:
+    """The loops that can be pipelined, in bodies of others too, by the index of their equation.
+
+    Raises:
+        PipelineError: the examples of the batch meet in one.
+    """
+    one = [(i, eqn) for i, eqn in enumerate(big.eqns) if eqn.primitive.name == "scan"]
+    other = [eqn for eqn in small.eqns if eqn.primitive.name == "scan"]
+    if len(one) != len(other):
+        raise PipelineError("the step has other loops for a smaller batch")
+    zeros = _zeros(big)
+    makers: list[dict[Any, _compat.JaxprEqn]] = [
+        {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars} for jaxpr in (big, small)
+    ]
+    found, around = dict[int, Loop](), dict[int, Loops]()
+    for (i, x), y in zip(one, other, strict=True):
+        if not _has_layers(x, y):
+            inner = _loops(x.params["jaxpr"].jaxpr, y.params["jaxpr"].jaxpr, dealt)
+            if inner:
+                around[i] = inner
+            continue
+        line, own = user_line(x), _dealt_to(x, y, dealt)
+        try:
+            ins = [
+                operand_state(v, own.split_dim(v, w, x), zeros)
+                for v, w in zip(x.invars, y.invars, strict=True)
+            ]
+            outs, merged = own.step(x, y, ins)
+        except MicrobatchError as error:
+            raise PipelineError(f"the layers at {line}: {_about(error)}") from error
+        body = {v for eqn in merged.params["jaxpr"].jaxpr.eqns for v in eqn.outvars}
+        inside = _results_of(merged.params["jaxpr"].jaxpr)
+        numbered = {v: eqn for v, eqn in own.numbered.items() if v in inside}
+        if hidden := [eqn for v, eqn in numbered.items() if v not in body]:
+            raise PipelineError(
+                f"{hidden[0].primitive.name} makes something for every example inside a loop in"
+                f" the layers ({user_line(hidden[0])})"
+            )
+        spread = {
+            k: (makers[0][v], makers[1][w])
+            for k, (v, w) in enumerate(zip(x.invars, y.invars, strict=True))
+            if k < _compat.scan_counts(x.params)[0]
+            and ins[k].part is Part.SPLIT  # and so no literal
+            and _is_spread(makers[0].get(v), makers[1].get(w))
+        }
+        found[i] = Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered), spread)
+    return around | _with_between(big, small, dealt, _linked(big, found), zeros)
+
+
+def _dealt_to(big: _compat.JaxprEqn, small: _compat.JaxprEqn, dealt: Dealt) -> Dealt:
+    """How a loop's examples are dealt out: in a loop over parts of the batch, these are one part.
+
+    Args:
+        big: the loop, in the larger trace.
+        small: the same in the other.
+        dealt: how those of the step are.
+    """
+    differing = [
+        x
+        for v, w in zip(big.invars, small.invars, strict=True)
+        for x, y in zip(_compat.shape_of(v), _compat.shape_of(w), strict=True)
+        if x != y
+    ]
+    return replace(dealt, size=min(dealt.size, *differing), numbered={})
+
+
+def _with_between(
+    big: _compat.Jaxpr,
+    small: _compat.Jaxpr,
+    dealt: Dealt,
+    found: dict[int, Loop],
+    zeros: set[Any],
+) -> dict[int, Loop]:
+    """The loops, with what comes between one and its mirror image."""
+    for i, loop in found.items():
+        if not loop.ticked:
+            continue
+        own = _dealt_to(loop.big, loop.small, dealt)
+        try:
+            between = between_of(paired(big, small), big.outvars, own, found, i, zeros)
+            found[i] = replace(loop, between=between)
+        except (MicrobatchError, PipelineError) as error:
+            found[i] = replace(loop, no_between=_about(error))
+    return found
+
+
+def _is_spread(big: _compat.JaxprEqn | None, small: _compat.JaxprEqn | None) -> bool:
+    """Whether a value is another, of any batch, broadcast over it."""
+    both = [eqn for eqn in (big, small) if eqn and eqn.primitive.name == "broadcast_in_dim"]
+    shapes = {tuple(map(_compat.shape_of, eqn.invars)) for eqn in both}
+    return len(both) == 2 and len(shapes) == 1
+
+
+def _results_of(jaxpr: _compat.Jaxpr) -> set[Any]:
+    return {v for eqn in _compat.all_equations(jaxpr) for v in eqn.outvars}
+
+
+def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:
+    """Variables that are zeros by definition."""
+    found: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("broadcast_in_dim", "convert_element_type"):
+            value: Any = eqn.invars[0]
+            literal = isinstance(value, _compat.Literal)
+            if not jnp.any(value.val) if literal else value in found:
+                found.update(eqn.outvars)
+    return found
+
+
+def _has_layers(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> bool:
+    """Whether a loop carries the batch through a stack of what does not depend on it."""
+    n, carry = _compat.scan_counts(big.params)
+    m = n + carry
+    same = [
+        _compat.shape_of(x) == _compat.shape_of(y)
+        for x, y in zip(big.invars, small.invars, strict=True)
+    ]
+    stacks = zip(big.invars[m:], same[m:], strict=True)
+    weights = any(alike and len(_compat.shape_of(v)) > 1 for v, alike in stacks)
+    return not all(same[n:m]) and weights
+
+
+def _linked(jaxpr: _compat.Jaxpr, found: dict[int, Loop]) -> dict[int, Loop]:
+    """The loops, with what passes from one to its mirror image tick by tick."""
+    reads = readers(jaxpr)
+    for i, loop in list(found.items()):
+        (_, n_carry), kept, whole = _compat.scan_counts(loop.big.params), set[int](), set[int]()
+        for k, var in enumerate(loop.big.outvars):
+            uses = reads.get(var, ())
+            if k < n_carry or loop.outs[k].part is not Part.SPLIT:
+                continue
+            for at, slot in uses:
+                mirror = None if at is None else found.get(at)
+                if (
+                    at is not None
+                    and mirror is not None
+                    and not found[i].ticked
+                    and _scans(mirror.big, slot, loop.big)
+                ):
+                    kept.add(k)
+                    found[at] = replace(mirror, ticked=mirror.ticked | {slot})
+                else:
+                    whole.add(k)
+        found[i] = replace(found[i], kept=frozenset(kept), whole=frozenset(whole))
+    return found
+
+
+def _scans(loop: _compat.JaxprEqn, slot: int, made: _compat.JaxprEqn) -> bool:
+    """Whether a loop reads an operand slice by slice, and runs in the other direction."""
+    return mirrored(made, loop) and slot >= sum(_compat.scan_counts(loop.params))

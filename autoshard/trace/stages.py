@@ -1,0 +1,326 @@
+"""A loop over layers on the stages of a pipeline: one microbatch through the layers of one stage.
+
+Everything runs in a `shard_map` over `pipe` and `data`; `tensor` stays with the compiler, and with
+the plan. When which microbatch comes is the schedule's (`gpipe.py`, `onebyone.py`).
+
+What comes out is what the loop made, dropout included: random numbers are drawn for the whole
+batch, and every microbatch takes its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from autoshard import _compat
+from autoshard.plan.pipeline import DATA, PIPE, Pipeline
+from autoshard.trace import leaving
+from autoshard.trace.batch import Part
+from autoshard.trace.leaving import Leaving, Spec, spec_of
+from autoshard.trace.loop import Loop
+from autoshard.trace.microbatch import wide
+from autoshard.trace.resize import Resize
+from autoshard.trace.surgery import value_of
+
+# The axes that the code of a stage takes in its own hands.
+MANUAL = frozenset({PIPE, DATA})
+
+
+class Running(NamedTuple):
+    """What one stage holds between two ticks.
+
+    Attributes:
+        handed: the carry that its neighbour made.
+        sums: over the microbatches so far, by result of the loop.
+        latest: what is the same for all microbatches, by result.
+    """
+
+    handed: list[Any]
+    sums: dict[int, Any]
+    latest: dict[int, Any]
+
+
+class Stages:
+    """One loop, as stages.
+
+    Args:
+        loop: it.
+        pipe: how.
+        given: operands that are made on the way, for one microbatch at a time; beside those that
+            are read tick by tick.
+    """
+
+    def __init__(self, loop: Loop, pipe: Pipeline, given: Collection[int] = ()) -> None:
+        self.loop, self.pipe = loop, pipe
+        self.given = loop.ticked | frozenset(given)
+        self.size = Resize(pipe.data * pipe.microbatches)
+        p = loop.small.params
+        self.reverse = bool(p["reverse"])
+        self.length = p["length"]
+        self.layers = -(-self.length // pipe.stages)
+        self.is_uneven = self.length % pipe.stages != 0
+        self.n, self.n_carry = _compat.scan_counts(p)
+        self.m = self.n + self.n_carry
+        closed = p["jaxpr"]
+        self.body, self.body_consts = closed.jaxpr, closed.consts
+        self.big_body = loop.big.params["jaxpr"].jaxpr
+
+    # -- what comes in ---------------------------------------------------------------------------
+
+    @property
+    def entering(self) -> list[int]:
+        """Operands that are there before the first tick."""
+        return [k for k in range(len(self.loop.big.invars)) if k not in self.given]
+
+    def entered(self, k: int, value: Any) -> Any:
+        """An operand in the form in which it comes in."""
+        return self._padded(k, self._narrowed(k, value))
+
+    def _narrowed(self, k: int, value: Any) -> Any:
+        """A stack that the layers read in a narrower dtype only, in that dtype.
+
+        Cast once, and not once for every microbatch; and half as much is gathered, where weights
+        rest split.
+        """
+        if k < self.m or self.loop.ins[k].part is Part.SPLIT:
+            return value
+        var = self.body.invars[k]
+        uses = [eqn for eqn in self.body.eqns if any(v is var for v in eqn.invars)]
+        dtypes = {_compat.dtype_of(eqn.outvars[0]) for eqn in uses}
+        casts = all(eqn.primitive.name == "convert_element_type" for eqn in uses)
+        if not casts or len(dtypes) != 1 or any(v is var for v in self.body.outvars):
+            return value
+        (dtype,) = dtypes
+        narrower = dtype.itemsize < value.dtype.itemsize
+        return jax.lax.convert_element_type(value, dtype) if narrower else value
+
+    def _padded(self, k: int, value: Any) -> Any:
+        """A stack with layers for every stage; those that are too many change nothing."""
+        if not self.is_uneven or k < self.m:
+            return value
+        more = self.layers * self.pipe.stages - self.length
+        copies = jnp.broadcast_to(value[:1], (more, *value.shape[1:]))
+        return jnp.concatenate([value, copies])
+
+    def spec_in(self, k: int) -> Spec:
+        """Where an operand lies."""
+        state = self.loop.ins[k]
+        dealt = state.part is Part.SPLIT and k not in self.loop.spread
+        at = {state.dim: DATA} if dealt else {}
+        return spec_of({**at, **({0: PIPE} if k >= self.m else {})})
+
+    # -- what goes out ---------------------------------------------------------------------------
+
+    def leaving(self, unread: Collection[int] = ()) -> Iterator[Leaving]:
+        """The loop's results, but for those that nobody reads."""
+        at_end = 0 if self.reverse else self.pipe.stages - 1
+        for k, state in enumerate(self.loop.outs):
+            dtype = _compat.dtype_of(self.loop.small.outvars[k])
+            if k in unread:
+                continue
+            if state.part is Part.SUM:
+                if k < self.n_carry:
+                    yield leaving.total(k, dtype)
+                else:
+                    yield leaving.layers_total(k, dtype, self.length)
+            elif state.part is not Part.SPLIT:
+                if k < self.n_carry:
+                    yield leaving.same(k, at_end)
+                else:
+                    yield leaving.layers_same(k, self.length)
+            elif k < self.n_carry:
+                yield leaving.last(k, state.dim, self.pipe)
+            elif k in self.loop.whole:
+                yield leaving.rows(k, state.dim, self.length)
+
+    @property
+    def split(self) -> list[int]:
+        """Results that differ from microbatch to microbatch."""
+        return [k for k, state in enumerate(self.loop.outs) if state.part is Part.SPLIT]
+
+    def part_shape(self, k: int) -> tuple[int, ...]:
+        """Of a result that differs, for one microbatch on one stage."""
+        shape = self.size.shape(self.loop.big.outvars[k], self.loop.small.outvars[k])
+        return shape if k < self.n_carry else (self.layers, *shape[1:])
+
+    def part_zeros(self, k: int, *times: int) -> Any:
+        """Room for a result of so many microbatches."""
+        dtype = _compat.dtype_of(self.loop.small.outvars[k])
+        return jnp.zeros((*times, *self.part_shape(k)), dtype)
+
+    def operand_zeros(self, k: int) -> Any:
+        """What stands for an operand of one microbatch where there is none."""
+        big, small = self.loop.big.invars[k], self.loop.small.invars[k]
+        return jnp.zeros(self.size.shape(big, small), _compat.dtype_of(small))
+
+
+class OnDevice:
+    """A loop's share of one device.
+
+    Args:
+        stages: the loop.
+        stage: number of the stage.
+        shard: of the batch.
+        local: the operands that entered, by number.
+    """
+
+    def __init__(self, stages: Stages, stage: Any, shard: Any, local: Mapping[int, Any]) -> None:
+        self.stages, self.stage, self.shard = stages, stage, shard
+        pipe, ins, loop = stages.pipe, stages.loop.ins, stages.loop
+        self.pipe, self.loop = pipe, loop
+        self.place = pipe.stages - 1 - stage if stages.reverse else stage
+        self.is_last = self.place == pipe.stages - 1
+        self.local = dict(local)
+        self.dealt = {
+            k: leaving.parts(value, ins[k].dim, pipe.microbatches)
+            for k, value in local.items()
+            if ins[k].part is Part.SPLIT and k not in loop.spread
+        }
+
+    def start(self) -> Running:
+        """Before the first tick."""
+        sums, latest, stages = dict[int, Any](), dict[int, Any](), self.stages
+        for k, state in enumerate(self.loop.outs):
+            v = self.loop.small.outvars[k]
+            shape, dtype = _compat.shape_of(v), _compat.dtype_of(v)
+            shape = shape if k < stages.n_carry else (stages.layers, *shape[1:])
+            if state.part is Part.SUM:
+                sums[k] = jnp.zeros(shape, wide(dtype))
+            elif state.is_same:
+                latest[k] = jnp.zeros(shape, dtype)
+        return Running([self._first(k) for k in range(stages.n, stages.m)], sums, latest)
+
+    def _first(self, k: int) -> Any:
+        """What stands for a carry before anything was handed on."""
+        if k in self.stages.given:
+            return self.stages.operand_zeros(k)
+        return self.dealt[k][0] if k in self.dealt else self.local[k]
+
+    def microbatch(
+        self, running: Running, number: Any, valid: Any, given: Mapping[int, Any]
+    ) -> tuple[Running, dict[int, Any]]:
+        """A microbatch through the layers of this stage.
+
+        Args:
+            running: what there is.
+            number: of the microbatch.
+            valid: whether there is one.
+            given: operands that are made on the way.
+
+        Returns:
+            What there is then, and by number results of the loop.
+        """
+        stages, n, n_carry = self.stages, self.stages.n, self.stages.n_carry
+        own = {k: parts[number] for k, parts in self.dealt.items()} | dict(given)
+        for k, (big, small) in self.loop.spread.items():
+            if k not in own:
+                with _compat.as_if_traced_at(small):
+                    (own[k],) = stages.size.bind(big, small, [self.local[k]])
+        operands: list[Any] = [
+            own.get(k, self.local.get(k)) for k in range(len(self.loop.big.invars))
+        ]
+        begin, last = self.place == 0, valid & self.is_last
+        carry = [jnp.where(begin, operands[k], running.handed[k - n]) for k in range(n, stages.m)]
+        part = self.shard * self.pipe.microbatches + number
+        own_sums = {k: x for k, x in running.sums.items() if k >= n_carry}
+        outs, own_sums = self._layers(operands, carry, own_sums, valid, part)
+        sums = own_sums | {
+            k: total + jnp.where(last, outs[k], 0).astype(total.dtype)
+            for k, total in running.sums.items()
+            if k < n_carry
+        }
+        latest = {
+            k: jnp.where(last if k < n_carry else valid, outs[k], old)
+            for k, old in running.latest.items()
+        }
+        handed = [self._hand_on(outs[k]) for k in range(n_carry)]
+        return Running(handed, sums, latest), outs
+
+    def _layers(
+        self,
+        operands: Sequence[Any],
+        carry: Sequence[Any],
+        sums: dict[int, Any],
+        valid: Any,
+        part: Any,
+    ) -> tuple[dict[int, Any], dict[int, Any]]:
+        """One microbatch through the layers of one stage.
+
+        Args:
+            operands: of the loop, for this microbatch.
+            carry: into the first layer.
+            sums: what is summed per layer, so far: every layer adds to its own in place.
+            valid: whether there is a microbatch.
+            part: number of the microbatch, over all shards.
+
+        Returns:
+            Results of the loop but for those sums; and the sums.
+        """
+        stages = self.stages
+        consts, xs = list(operands[: stages.n]), list(operands[stages.m :])
+
+        def layer(state: Any, at: Any) -> tuple[Any, list[Any]]:
+            (carry, sums), (number, slices) = state, at
+            env = dict(zip(stages.body.constvars, stages.body_consts, strict=True))
+            env.update(zip(stages.body.invars, [*consts, *carry, *slices], strict=True))
+            outs = self._evaluate(env, part)
+            after, counts = outs[: stages.n_carry], valid
+            if stages.is_uneven:
+                exists = self.stage * stages.layers + number < stages.length
+                counts = valid & exists
+                after = [jnp.where(exists, new, old) for new, old in zip(after, carry, strict=True)]
+            sums = {k: _added(total, outs[k], number, counts) for k, total in sums.items()}
+            return (after, sums), [outs[k] for k in stacked]
+
+        stacked = [k for k in range(stages.n_carry, len(self.loop.outs)) if k not in sums]
+        numbers = jnp.arange(stages.layers, dtype=jnp.int32)
+        (after, sums), ys = jax.lax.scan(
+            layer,
+            (list(carry), sums),
+            (numbers, xs),
+            length=stages.layers,
+            reverse=stages.reverse,
+        )
+        return dict(enumerate(after)) | dict(zip(stacked, ys, strict=True)), sums
+
+    def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
+        """The body of a layer, for one microbatch."""
+        stages = self.stages
+        for big, eqn in zip(stages.big_body.eqns, stages.body.eqns, strict=True):
+            values = [value_of(v, env) for v in eqn.invars]
+            with _compat.as_if_traced_at(eqn):
+                if eqn.outvars[0] in self.loop.numbered:
+                    every = _compat.bind(big, values, dict(big.params))
+                    outs = [
+                        _own(x, stages.size.shape(y, z), part)
+                        for x, y, z in zip(every, big.outvars, eqn.outvars, strict=True)
+                    ]
+                else:
+                    outs = stages.size.bind(big, eqn, values)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [value_of(v, env) for v in stages.body.outvars]
+
+    def _hand_on(self, value: Any) -> Any:
+        """To the stage that has the next layers."""
+        n = self.pipe.stages
+        step = -1 if self.stages.reverse else 1
+        pairs = [(i, i + step) for i in range(n) if 0 <= i + step < n]
+        return jax.lax.ppermute(value, PIPE, pairs)
+
+
+def _added(total: Any, value: Any, layer: Any, counts: Any) -> Any:
+    """A sum per layer with one layer's part of it added, where it counts."""
+    old = jax.lax.dynamic_index_in_dim(total, layer, keepdims=False)
+    new = old + jnp.where(counts, value, 0).astype(total.dtype)
+    return jax.lax.dynamic_update_index_in_dim(total, new, layer, 0)
+
+
+def _own(value: Any, shape: Sequence[int], part: Any) -> Any:
+    """A microbatch's part of what was made for all examples."""
+    for d, (whole, own) in enumerate(zip(value.shape, shape, strict=True)):
+        if whole != own:
+            return jax.lax.dynamic_slice_in_dim(value, part * own, own, d)
+    return value

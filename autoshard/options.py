@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoshard.intent import Intent
+from autoshard.plan.pipeline import SCHEDULES
 
 _UNITS = {
     "": 1,
@@ -55,6 +56,8 @@ class Options:
             predicted faster, or where nothing else fits; False for never; or the number of stages.
             `microbatch` then says in how many microbatches. A `mesh` with sizes of `pipe`, `data`
             and `tensor` asks for it too.
+        schedule: in which order microbatches go through the stages: "gpipe" (all forward, then all
+            back), "1f1b" (one back for each that goes forward), or "auto".
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
         time_limit_s: wall clock the search may take.
@@ -75,6 +78,7 @@ class Options:
     remat: bool | str = False
     microbatch: int | str = 1
     pipeline: bool | int | str = "auto"
+    schedule: str = "auto"
     plan: Any = None
     strict: bool = False
     time_limit_s: float = 10.0
@@ -101,6 +105,10 @@ class Options:
                 f'pipeline={stages!r}: write "auto", False, or how many stages layers are cut into,'
                 " 2 or more"
             )
+
+        if self.schedule not in ("auto", *SCHEDULES):
+            words = " or ".join(f'"{word}"' for word in ("auto", *SCHEDULES))
+            raise ValueError(f"schedule={self.schedule!r}: write {words}")
 
     @property
     def memory_bytes(self) -> float | None:

@@ -8,16 +8,16 @@ are then planned as any other form of the step, and judged by the same predictio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from autoshard.cost.collectives import collective_time_s
 from autoshard.errors import InfeasibleError, PipelineError, SearchInterrupted
-from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
+from autoshard.machine import LogicalMesh, Machine
 from autoshard.options import Options
 from autoshard.plan.model import Rival
-from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
-from autoshard.program.ir import Program, Region, Role
+from autoshard.plan.pipeline import DATA, ONE_F_ONE_B, PIPE, SCHEDULES, TENSOR, Pipeline
+from autoshard.program.ir import Program
+from autoshard.stacks import Estimate, Stack, estimate, pipelines, stack_of
 from autoshard.trace.function import Traced
 from autoshard.trace.microbatch import batch_size
 from autoshard.trace.variants import AS_WRITTEN, Variant, Variants
@@ -28,175 +28,9 @@ _MOST_PLANNED = 2
 # By how much a pipeline must be predicted faster than the best plan without one: what is not
 # priced (kernels started once more per tick, imperfect overlap) all speaks against it.
 _WORTH = 0.05
-# More microbatches than this many per stage shrink the bubble no more to speak of.
-_MOST_ROUNDS = 16
-# Of the matrix unit's rate, what large products reach where nothing better is known.
-_REACHED = 0.7
-# Gathers and scatters of the stream over `tensor` that a layer's forward and backward passes take,
-# with sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
-_EXCHANGES = 8
-
-# What layers' parameters go through on their way into one stack.
-_STACKING = frozenset(
-    {"broadcast_in_dim", "concatenate", "convert_element_type", "reshape", "stack"}
-)
 
 # (form, mesh, limit in bytes, seconds) -> plan; raises InfeasibleError.
 SearchOn = Callable[[Traced, LogicalMesh, float, float], Candidate]
-
-
-@dataclass(frozen=True)
-class Stack:
-    """What a program's loops over layers amount to.
-
-    Attributes:
-        layers: trips of the loop with most work.
-        flops: of matmuls in such loops, and
-        other_flops: elsewhere; per step, over all devices.
-        weight_bytes: of the stacked parameters, whole.
-        stream_bytes: of what is carried from layer to layer, whole.
-        state_bytes: of all parameters and optimizer state, whole.
-        batch: examples.
-    """
-
-    layers: int
-    flops: float
-    other_flops: float
-    weight_bytes: float
-    stream_bytes: float
-    state_bytes: float
-    batch: int
-
-
-def stack_of(program: Program, batch: int) -> Stack | None:
-    """The loops over layers of a program; None without one."""
-    roles = (Role.PARAMETER, Role.OPTIMIZER)
-    state = {x.tensor for x in program.inputs if x.role in roles and x.tensor is not None}
-    seen = {t: t for t in state}  # state as loops around see it -> what it is
-    weights: dict[int, set[int]] = {}
-    stream: dict[int, float] = {}
-    for op in program.ops:
-        source = op.inputs[0] if op.inputs else None
-        if op.kind == "scan_const" and source in seen:
-            seen[op.outputs[0]] = seen[source]
-        if op.kind in _STACKING and all(t in seen for t in op.inputs):
-            seen[op.outputs[0]] = op.outputs[0]
-        if op.kind == "scan_xs" and source in seen:
-            weights.setdefault(op.region, set()).add(seen[source])
-        if op.kind == "scan_carry":
-            size = program.tensors[op.outputs[0]].size_bytes
-            stream[op.region] = max(size, stream.get(op.region, 0.0))
-    flops = {region: 0.0 for region in weights}
-    other = 0.0
-    for op in program.ops:
-        if op.rule.op_class.is_matrix:
-            work = op.rule.flops * program.times(op.region)
-            loop = _around(program, op.region, flops)
-            if loop is None:
-                other += work
-            else:
-                flops[loop.id] += work
-    if not any(flops.values()):
-        return None
-    most = max(flops, key=lambda region: flops[region])
-    stacked = set().union(*weights.values())
-    return Stack(
-        layers=program.regions[most].trip_count,
-        flops=sum(flops.values()),
-        other_flops=other,
-        weight_bytes=sum(program.tensors[t].size_bytes for t in stacked),
-        stream_bytes=max(stream.get(most, 0.0), 1.0),
-        state_bytes=sum(program.tensors[t].size_bytes for t in state),
-        batch=batch,
-    )
-
-
-def _around(program: Program, region: int, loops: Mapping[int, float]) -> Region | None:
-    """The loop over layers that a region lies in."""
-    found = program.regions[region]
-    while found.id not in loops:
-        if found.parent == found.id:
-            return None
-        found = program.regions[found.parent]
-    return found
-
-
-def pipelines(stack: Stack, n_devices: int, most_stages: int | None = None) -> Iterator[Pipeline]:
-    """All that divide the machine and the batch."""
-    for stages in _divisors(n_devices):
-        if stages < 2 or stages > min(stack.layers, most_stages or stack.layers):
-            continue
-        for data in _divisors(n_devices // stages):
-            if stack.batch % data:
-                continue
-            own = stack.batch // data
-            for parts in _divisors(own):
-                # Multiples of the stages leave what the last stage makes dealt out over all.
-                if parts % stages == 0 and parts <= _MOST_ROUNDS * stages:
-                    yield Pipeline(stages, parts, data, n_devices // stages // data)
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a pipeline may take, roughly.
-
-    Attributes:
-        pipe: it.
-        mesh: laid on the machine.
-        seconds: of a step.
-        peak_bytes: on one device.
-    """
-
-    pipe: Pipeline
-    mesh: LogicalMesh
-    seconds: float
-    peak_bytes: float
-
-
-def estimate(
-    stack: Stack, pipe: Pipeline, machine: Machine, compute_s: float | None
-) -> Estimate | None:
-    """Price a pipeline from a few numbers.
-
-    Args:
-        stack: of the program.
-        pipe: how.
-        machine: where.
-        compute_s: what the best plan without a pipeline computes for; None if there is none.
-
-    Returns:
-        None where the mesh cannot be laid on the machine.
-    """
-    try:
-        mesh = mesh_from_sizes(machine, pipe.sizes)
-    except MachineError:
-        return None
-    axes = {axis.name: axis for axis in mesh.axes}
-    total = stack.flops + stack.other_flops
-    if compute_s is None:
-        rate = max(machine.chip.flops_per_s(dtype) for dtype in ("bfloat16", "float32"))
-        compute_s = total / (rate * _REACHED * machine.n_devices)
-    inside = stack.flops / total
-    own = -(-stack.layers // pipe.stages)
-    uneven = own * pipe.stages / stack.layers
-    part = stack.stream_bytes / (pipe.data * pipe.microbatches)
-    weights = stack.weight_bytes / (pipe.stages * pipe.tensor)
-    seconds = compute_s * (1 - inside) + compute_s * inside * uneven / (1 - pipe.bubble)
-    for axis, kind, size, times in (
-        (TENSOR, "all-gather", part, _EXCHANGES * own * pipe.ticks),
-        (PIPE, "permute", part / pipe.tensor, 2 * pipe.ticks),
-        (DATA, "reduce-scatter", weights, 1),
-        (DATA, "all-gather", weights, 1),
-        (PIPE, "all-gather", stack.stream_bytes / (pipe.data * pipe.tensor), 4),
-    ):
-        seconds += float(collective_time_s(kind, axes[axis], size)) * times
-    state = max(stack.state_bytes / machine.n_devices, weights)
-    kept = own * pipe.ticks * part / pipe.tensor
-    return Estimate(pipe, mesh, seconds, state + weights + kept)
 
 
 def promising(
@@ -207,6 +41,7 @@ def promising(
     known: Candidate | None,
     *,
     asked: bool,
+    schedules: Collection[str],
 ) -> list[Estimate]:
     """Pipelines that are worth planning, the most promising first, one for each mesh.
 
@@ -217,16 +52,17 @@ def promising(
         limit_bytes: per device.
         known: the best plan without a pipeline, if there is one.
         asked: whether the user asks for a pipeline.
+        schedules: orders of microbatches that the step allows.
     """
     compute_s = None if known is None else known.plan.prediction.compute_s
     found = []
-    for pipe in pipelines(stack, machine.n_devices):
+    for pipe in pipelines(stack, machine.n_devices, schedules):
         if asked and not _is_as_asked(pipe, options):
             continue
         guess = estimate(stack, pipe, machine, compute_s)
         if guess is not None and (asked or guess.peak_bytes <= limit_bytes):
             found.append(guess)
-    found.sort(key=lambda guess: guess.seconds)
+    found.sort(key=lambda guess: _rank(guess, limit_bytes))
     best: dict[tuple[int, ...], Estimate] = {}
     for guess in found:
         best.setdefault(tuple(guess.pipe.sizes.values()), guess)
@@ -234,6 +70,14 @@ def promising(
         enough_s = known.plan.prediction.step_s * (1 - _WORTH)
         return [guess for guess in best.values() if guess.seconds < enough_s][:_MOST_PLANNED]
     return [*best.values()][:_MOST_PLANNED]
+
+
+def _rank(guess: Estimate, limit_bytes: float) -> tuple[float, float]:
+    """Faster is better, but what fits comes first.
+
+    What is asked for is planned though it seems not to fit: an estimate is not sure of that.
+    """
+    return (max(guess.peak_bytes, limit_bytes), guess.seconds)
 
 
 def is_asked(options: Options, program: Program) -> bool:
@@ -308,46 +152,27 @@ def with_stages(
         PipelineError: a pipeline is asked for, and cannot be had.
     """
     plain = known if isinstance(known, Candidate) else None
-    remat = _remat(options, plain)
-    try:
-        batch = batch_size(variants.plain)
-        stack = stack_of(variants.plain.program, batch)
-        if stack is None and plain is None:  # layers one after the other are found in seconds
-            stack = stack_of(variants.layers(remat).program, batch)
-        guesses = (
-            []
-            if stack is None
-            else promising(stack, machine, options, limit_bytes, plain, asked=known is None)
-        )
-        layers = variants.layers(remat) if guesses or known is None else None
-    except ValueError as error:  # no batch, or no layers that may be cut
-        if known is None:
-            raise PipelineError(str(error)) from error
-        guesses, layers = [], None
-    if known is None and not guesses:
-        assert layers is not None
-        raise PipelineError(
-            f"no pipeline of {max(layers.counts)} layers for a batch of {layers.batch} on"
-            f" {machine.n_devices} devices is as asked for: the number of stages must divide the"
-            " devices and the number of microbatches, and all shards' microbatches the batch"
-        )
+    forms = _forms(variants, options, machine, limit_bytes, known)
     best, refused, rivals = plain, list[InfeasibleError](), list[Rival]()
-    for guess in guesses:
-        form = Variant(remat=remat, pipeline=guess.pipe)
-        tell(f"step {form}")
+    share_s = options.time_limit_s / max(len(forms), 1)
+    while forms:
+        form = forms.pop(0)
+        said = Variant(remat=form.remat, pipeline=form.guess.pipe)
+        tell(f"step {said}")
         try:
-            left_s = options.time_limit_s / len(guesses)
-            found = search(variants.of(form), guess.mesh, limit_bytes, left_s)
+            found = search(variants.of(said), form.guess.mesh, limit_bytes, share_s)
         except InfeasibleError as error:
             refused.append(error)
-            rivals.append(Rival(f"step {form}", str(guess.mesh), None, None, "does not fit"))
+            on = str(form.guess.mesh)
+            rivals.append(Rival(f"step {said}", on, None, None, "does not fit"))
+            forms[:0] = _leaner(form, variants, options)
             continue
         except SearchInterrupted:
             if best is None:
                 raise
             best = replace(best, interrupted=True)
             break
-        plan = replace(found.plan, remat=form.remat, pipeline=guess.pipe)
+        plan = replace(found.plan, remat=form.remat, pipeline=form.guess.pipe)
         found = replace(found, plan=plan)
         loser: Candidate | None = found
         if best is None or _is_better(found, best):
@@ -362,11 +187,109 @@ def with_stages(
     return replace(best, plan=replace(best.plan, certificate=certificate))
 
 
-def _remat(options: Options, plain: Candidate | None) -> str:
-    """The form of the layers: as asked for, or as in the best plan without stages."""
+@dataclass(frozen=True)
+class _Form:
+    """A form of the step with stages.
+
+    Attributes:
+        remat: what its layers compute again.
+        guess: how they are cut.
+    """
+
+    remat: str
+    guess: Estimate
+
+
+def _forms(
+    variants: Variants,
+    options: Options,
+    machine: Machine,
+    limit_bytes: float,
+    known: Candidate | InfeasibleError | None,
+) -> list[_Form]:
+    """Those that are worth planning, the most promising first.
+
+    Raises:
+        PipelineError: a pipeline is asked for, and cannot be had.
+    """
+    plain = known if isinstance(known, Candidate) else None
+    found = list[_Form]()
+    for remat in _remats(options, known):
+        try:
+            stack = _stack(variants, remat, plain)
+            guesses = (
+                []
+                if stack is None
+                else _guesses(variants, remat, stack, options, machine, limit_bytes, known)
+            )
+            layers = variants.layers(remat) if guesses or known is None else None
+        except ValueError as error:  # no batch, or no layers that may be cut
+            if known is None:
+                raise PipelineError(str(error)) from error
+            continue
+        if known is None and not guesses:
+            assert layers is not None
+            raise PipelineError(
+                f"no pipeline of {max(layers.counts)} layers for a batch of {layers.batch} on"
+                f" {machine.n_devices} devices is as asked for: the number of stages must divide"
+                " the devices and the number of microbatches, and all shards' microbatches the"
+                " batch"
+            )
+        found += [_Form(remat, guess) for guess in guesses]
+    found.sort(key=lambda form: _rank(form.guess, limit_bytes))
+    return found[:_MOST_PLANNED]
+
+
+def _stack(variants: Variants, remat: str, plain: Candidate | None) -> Stack | None:
+    batch = batch_size(variants.plain)
+    stack = stack_of(variants.of(Variant(remat=remat)).program, batch)
+    if stack is None and plain is None:  # layers one after the other are found in seconds
+        stack = stack_of(variants.layers(remat).program, batch)
+    return stack
+
+
+def _guesses(
+    variants: Variants,
+    remat: str,
+    stack: Stack,
+    options: Options,
+    machine: Machine,
+    limit_bytes: float,
+    known: Candidate | InfeasibleError | None,
+) -> list[Estimate]:
+    """With the orders of microbatches that the step allows, if any is promising."""
+    plain = known if isinstance(known, Candidate) else None
+    orders = [*SCHEDULES] if options.schedule == "auto" else [options.schedule]
+    args = (stack, machine, options, limit_bytes, plain)
+    guesses = promising(*args, asked=known is None, schedules=orders)
+    said = options.schedule != "auto" and known is None  # then it is an error that says why not
+    if guesses and ONE_F_ONE_B in orders and not said and variants.layers(remat).no_1f1b:
+        orders.remove(ONE_F_ONE_B)
+        guesses = promising(*args, asked=known is None, schedules=orders)
+    return guesses
+
+
+def _leaner(form: _Form, variants: Variants, options: Options) -> list[_Form]:
+    """A form that keeps less for the way back than one that does not fit."""
+    guess = form.guess
+    other = replace(guess.pipe, schedule=ONE_F_ONE_B)
+    if (
+        options.schedule != "auto"
+        or other.at_once >= guess.pipe.at_once
+        or variants.layers(form.remat).no_1f1b
+    ):
+        return []
+    return [replace(form, guess=replace(guess, pipe=other))]
+
+
+def _remats(options: Options, known: Candidate | InfeasibleError | None) -> tuple[str, ...]:
+    """The forms of the layers: as asked for, or as in the best plan without stages."""
     if options.remat != "auto":
-        return word(options.remat)
-    return AS_WRITTEN if plain is None else plain.plan.remat
+        return (word(options.remat),)
+    if isinstance(known, Candidate):
+        return (known.plan.remat,)
+    # Nothing fits, or it is not known what does: what needs least memory may.
+    return (AS_WRITTEN, "full")
 
 
 def _is_better(found: Candidate, best: Candidate) -> bool:

@@ -438,7 +438,7 @@ def _cache_file(
         key,
         where,
         options.strategy,
-        (options.remat, options.microbatch, options.pipeline),
+        (options.remat, options.microbatch, options.pipeline, options.schedule),
         tuple(map(str, options.intent)),
         options.seed,
         options.time_limit_s,

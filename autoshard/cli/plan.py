@@ -14,6 +14,7 @@ from autoshard.cli.show import show
 from autoshard.cli.verb import UsageError, Verb, resolve
 from autoshard.options import OBJECTIVES, REMAT_WORDS, parse_size
 from autoshard.plan.model import Plan
+from autoshard.plan.pipeline import SCHEDULES
 
 PLAN = "autoshard.api:plan"
 ZOO = "autoshard.models.zoo:zoo"
@@ -65,6 +66,17 @@ def form_and_time(parser: argparse.ArgumentParser) -> None:
         metavar="K|auto",
         help="take the batch in K parts, one after the other, and accumulate gradients",
     )
+    parser.add_argument(
+        "--pipeline",
+        type=stages,
+        metavar="auto|no|N",
+        help="cut layers into N stages on a mesh axis `pipe`; auto: where that is faster",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=("auto", *SCHEDULES),
+        help="in which order microbatches go through the stages",
+    )
     parser.add_argument("--time-limit", type=seconds, metavar="S", help="for the search, seconds")
 
 
@@ -79,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         "objective": args.objective,
         "remat": args.remat,
         "microbatch": args.microbatch,
+        "pipeline": args.pipeline,
+        "schedule": args.schedule,
         "time_limit_s": args.time_limit,
     }
     make = resolve(PLAN)
@@ -198,6 +212,17 @@ def microbatch(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of microbatches; write 1 or more, or auto"
+        )
+    return int(text)
+
+
+def stages(text: str) -> bool | int | str:
+    """How many, `"auto"` or `"no"`."""
+    if text in ("auto", "no"):
+        return text if text == "auto" else False
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of stages; write 2 or more, auto or no"
         )
     return int(text)
 

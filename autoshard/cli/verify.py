@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         "strategy": args.strategy,
         "remat": args.remat,
         "microbatch": args.microbatch,
+        "pipeline": args.pipeline,
+        "schedule": args.schedule,
         "time_limit_s": args.time_limit,
         "donate_argnums": donated(args.donate, step),
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from autoshard.plan import units
 from autoshard.plan.model import Plan
+from autoshard.plan.pipeline import SCHEDULES
 from autoshard.report import inside, schedule, state
 from autoshard.report.table import Column, Fact, Report, Table, cut
 
@@ -107,8 +108,8 @@ def rewrites(plan: Plan) -> str:
     if plan.pipeline is not None:
         pipe = plan.pipeline
         said.append(
-            f"layers in {pipe.stages} stages, {pipe.microbatches} microbatches forward and back"
-            f" (GPipe), bubble {pipe.bubble:.1%}"
+            f"layers in {pipe.stages} stages, {pipe.microbatches} microbatches,"
+            f" {SCHEDULES[pipe.schedule]} ({pipe.schedule}), bubble {pipe.bubble:.1%}"
         )
     return "; ".join(said)
 

@@ -5,31 +5,33 @@ from __future__ import annotations
 from autoshard.plan.model import Plan
 from autoshard.report.table import Column, Table
 
-# Ticks of either direction that are drawn; the middle of long schedules is all alike.
+# Columns that are drawn of the beginning and of the end; the middle of long schedules is all alike.
 _DRAWN = 30
 _IDLE = "·"
+_BACK = "abcdefghij"
 
 
 def table(plan: Plan) -> Table | None:
-    """A row per stage, a character per tick: the last digit of the microbatch's number."""
+    """A row per stage, a character per microbatch: the last digit of its number, letters back."""
     pipe = plan.pipeline
     if pipe is None:
         return None
     rows = []
     for stage, row in enumerate(pipe.timeline()):
-        drawn = "".join(_IDLE if not what else str(number % 10) for what, number in row)
-        forward, back = drawn[: pipe.ticks], drawn[pipe.ticks :]
-        if pipe.ticks > _DRAWN:
-            forward, back = f"{forward[:_DRAWN]}…", f"…{back[-_DRAWN:]}"
-        rows.append((str(stage), forward, back))
-    each = f"{pipe.bubble:.1%} of the ticks are idle ({_IDLE})"
+        drawn = "".join(map(_cell, row))
+        if len(drawn) > 2 * _DRAWN:
+            drawn = f"{drawn[:_DRAWN]}…{drawn[-_DRAWN:]}"
+        rows.append((str(stage), drawn))
     return Table(
-        title="schedule: a microbatch per tick, time from left to right",
-        columns=(
-            Column("stage", number=True),
-            Column("forward", whole=True),
-            Column("backward", whole=True),
-        ),
+        title="schedule: time from left to right, microbatches 0-9 forward and a-j back",
+        columns=(Column("stage", number=True), Column("does", whole=True)),
         rows=tuple(rows),
-        foot=each,
+        foot=f"{pipe.bubble:.1%} of the time is idle ({_IDLE})",
     )
+
+
+def _cell(does: tuple[str, int]) -> str:
+    way, number = does
+    if not way:
+        return _IDLE
+    return str(number % 10) if way == "F" else _BACK[number % 10]

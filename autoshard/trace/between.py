@@ -194,9 +194,9 @@ class _Found:
     # -- what is made before ---------------------------------------------------------------------
 
     def early(self) -> list[_Pair]:
-        """Light work on the batch that only needs a microbatch's part: it is done here too.
+        """Work on the batch alone, short of matmuls: a microbatch's part of it is done here too.
 
-        A mask or a one-hot row for every example is then never there for all of them.
+        A mask, or a row as wide as the vocabulary for every token, is then never there for all.
         """
         needed = {v for i in self.here for v in _variables(self.pairs[i][0])}
         early = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import PipelineError
-from autoshard.plan.pipeline import Pipeline, Schedule
+from autoshard.plan.pipeline import ONE_F_ONE_B, Pipeline
 from autoshard.trace import gpipe, onef1b
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.layers import Layers
@@ -59,7 +59,7 @@ def _check(layers: Layers, pipe: Pipeline) -> None:
                 f"the {loop.big.params['length']} layers at {user_line(loop.big)} are fewer"
                 f" than {pipe.stages} stages"
             )
-    if pipe.schedule is Schedule.ONE_F_ONE_B and layers.no_1f1b:
+    if pipe.schedule == ONE_F_ONE_B and layers.no_1f1b:
         raise PipelineError(f"no schedule 1f1b: {layers.no_1f1b}")
 
 
@@ -116,7 +116,7 @@ class _Program:
     @property
     def _fused(self) -> dict[int, Between]:
         """By the index of the backward loop, what one microbatch goes through by itself."""
-        if self.pipe.schedule is not Schedule.ONE_F_ONE_B:
+        if self.pipe.schedule != ONE_F_ONE_B:
             return {}
         loops = ((i, loop) for i, loop in self.loops.items() if isinstance(loop, Loop))
         return {i: loop.between for i, loop in loops if loop.between is not None}

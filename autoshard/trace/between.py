@@ -204,10 +204,8 @@ class _Found:
             big, _ = self.pairs[index]
             if index in self.here or index in self.loops or not needed.intersection(big.outvars):
                 continue
-            if (
-                any(v in self.late for v in big.outvars)
-                or not rule_for(view(big)).op_class.is_light
-            ):
+            late = any(v in self.late for v in big.outvars)
+            if late or rule_for(view(big)).op_class.is_matrix:
                 continue
             made = self._stepped(index)
             if made is None or any(s.part is not Part.SPLIT for s in made):

@@ -18,10 +18,10 @@ from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.program.ir import Program
 from autoshard.trace.batch import Part, paired
-from autoshard.trace.between import between_of
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.microbatch import batch_size, smaller
+from autoshard.trace.passage import Step, passage_of
 from autoshard.trace.rolling import rolled, runs_of
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
@@ -61,9 +61,9 @@ class Layers:
     def no_1f1b(self) -> str:
         """Why no microbatch can go back before all of them went forward; empty if one can."""
         mirrored = [loop for loop in all_loops(self.loops) if loop.ticked]
-        if any(loop.between for loop in mirrored):
+        if any(loop.passage for loop in mirrored):
             return ""
-        return next((loop.no_between for loop in mirrored), "there is no way back")
+        return next((loop.no_passage for loop in mirrored), "there is no way back")
 
 
 def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
@@ -170,7 +170,7 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: Dealt) -> dict[int, 
             and _is_spread(makers[0].get(v), makers[1].get(w))
         }
         found[i] = Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered), spread)
-    return around | _with_between(big, small, dealt, _linked(big, found), zeros)
+    return around | _with_passages(big, small, dealt, _linked(big, found), zeros)
 
 
 def _dealt_to(big: _compat.JaxprEqn, small: _compat.JaxprEqn, dealt: Dealt) -> Dealt:
@@ -190,23 +190,23 @@ def _dealt_to(big: _compat.JaxprEqn, small: _compat.JaxprEqn, dealt: Dealt) -> D
     return replace(dealt, size=min(dealt.size, *differing), numbered={})
 
 
-def _with_between(
+def _with_passages(
     big: _compat.Jaxpr,
     small: _compat.Jaxpr,
     dealt: Dealt,
     found: dict[int, Loop],
     zeros: set[Any],
 ) -> dict[int, Loop]:
-    """The loops, with what comes between one and its mirror image."""
+    """The loops, with what one microbatch goes through from one to its mirror image."""
     for i, loop in found.items():
         if not loop.ticked:
             continue
         own = _dealt_to(loop.big, loop.small, dealt)
         try:
-            between = between_of(paired(big, small), big.outvars, own, found, i, zeros)
-            found[i] = replace(loop, between=between)
+            step = Step(paired(big, small), big.outvars, own, found, zeros)
+            found[i] = replace(loop, passage=passage_of(step, i))
         except (MicrobatchError, PipelineError) as error:
-            found[i] = replace(loop, no_between=_about(error))
+            found[i] = replace(loop, no_passage=_about(error))
     return found
 
 

@@ -49,27 +49,55 @@ class Passing:
 
 
 @dataclass(frozen=True)
-class Between:
-    """What a step does between a loop over layers and its mirror image, microbatch by microbatch.
+class Way:
+    """Work that a microbatch does by itself.
 
     Attributes:
-        forward: the index of the loop's equation.
         eqns: of the whole batch and of a microbatch, in order.
         here_only: the indices of those that need not be done for the whole batch as well.
         reads: what is known before.
-        feeds: operands of the mirror image that a microbatch makes here, or in the loop.
-        shared: those that are stacks which the loop makes of its layers, whatever the batch -> the
-            loop's result.
         leaves: what is read afterwards.
     """
 
-    forward: int
     eqns: tuple[tuple[_compat.JaxprEqn, _compat.JaxprEqn], ...]
     here_only: frozenset[int]
     reads: tuple[Passing, ...]
+    leaves: tuple[Passing, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one microbatch goes through, from a loop over layers to its mirror image.
+
+    Attributes:
+        forward: the index of the loop's equation.
+        before: makes operands of the loop.
+        between: from the end of the loop to the beginning of its mirror image.
+        after: from the end of that.
+        given: operands of the loop that are made before.
+        feeds: operands of the mirror image that a microbatch makes between, or in the loop.
+        shared: those that are stacks which the loop makes of its layers, whatever the batch -> the
+            loop's result.
+    """
+
+    forward: int
+    before: Way
+    between: Way
+    after: Way
+    given: frozenset[int]
     feeds: frozenset[int]
     shared: Mapping[int, int]
-    leaves: tuple[Passing, ...]
+
+    @property
+    def here_only(self) -> frozenset[int]:
+        """The indices of equations that need not be done for the whole batch as well."""
+        return self.between.here_only | self.after.here_only
+
+    @property
+    def reads(self) -> tuple[Passing, ...]:
+        """What is known before, each once."""
+        ways = (self.before, self.between, self.after)
+        return tuple({each.small: each for way in ways for each in way.reads}.values())
 
 
 @dataclass(frozen=True)
@@ -86,9 +114,9 @@ class Loop:
         ticked: operands that are results of its mirror image, read tick by tick.
         kept: results that are read tick by tick, and
         whole: those that are read otherwise.
-        between: what comes between it and the loop whose mirror image it is, if all of that can be
-            done for one microbatch; and
-        no_between: why not.
+        passage: what one microbatch goes through from the loop whose mirror image it is, if it can
+            by itself; and
+        no_passage: why not.
     """
 
     big: _compat.JaxprEqn
@@ -100,8 +128,8 @@ class Loop:
     ticked: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
-    between: Between | None = None
-    no_between: str = ""
+    passage: Passage | None = None
+    no_passage: str = ""
 
     @property
     def batches(self) -> set[int]:

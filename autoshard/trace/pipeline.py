@@ -8,7 +8,7 @@ next. Everything else stays as it is. Sums over the batch leave the stages as on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from autoshard.plan.pipeline import ONE_F_ONE_B, Pipeline
 from autoshard.trace import gpipe, onef1b
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.layers import Layers
-from autoshard.trace.loop import Between, Loop, Loops, all_loops
+from autoshard.trace.loop import Loop, Loops, Passage, all_loops
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import readers, value_of
 
@@ -105,8 +105,8 @@ class _Program:
                 params = dict(eqn.params) if loop is None else self._around(eqn, loop)
                 outs = _compat.bind(eqn, [value_of(v, env) for v in eqn.invars], params)
                 env.update(zip(eqn.outvars, outs, strict=True))
-            elif (between := self._fused.get(i)) is not None:
-                self._one_by_one(loop, between, env)
+            elif (passage := self._fused.get(i)) is not None:
+                self._one_by_one(loop, passage, env)
             else:
                 values = _operands(loop, env) | {k: ticked[eqn.invars[k]] for k in loop.ticked}
                 made, kept = gpipe.run(loop, self.pipe, values)
@@ -114,12 +114,12 @@ class _Program:
                 ticked.update((eqn.outvars[k], value) for k, value in kept.items())
 
     @property
-    def _fused(self) -> dict[int, Between]:
+    def _fused(self) -> dict[int, Passage]:
         """By the index of the backward loop, what one microbatch goes through by itself."""
         if self.pipe.schedule != ONE_F_ONE_B:
             return {}
         loops = ((i, loop) for i, loop in self.loops.items() if isinstance(loop, Loop))
-        return {i: loop.between for i, loop in loops if loop.between is not None}
+        return {i: loop.passage for i, loop in loops if loop.passage is not None}
 
     def _order(self) -> Iterator[int]:
         """Indices of the equations, as they are to be run.
@@ -131,50 +131,69 @@ class _Program:
         skipped = {
             i: back for back, x in fused.items() for i in (x.forward, *x.here_only)
         }  # to the index of what does them
-        pending, waiting = list[int](), set[Any]()
+        makers = {v: i for i, eqn in enumerate(eqns) for v in eqn.outvars}
+        done, pending, waiting = set[int](), list[int](), set[Any]()
+
+        def first(variables: Iterable[Any]) -> Iterator[int]:
+            """What makes some variables, as far as it is not done."""
+            for v in variables:
+                i = makers.get(v)
+                if i is not None and i not in done and i not in skipped:
+                    yield from first(_variables(eqns[i]))
+                    done.add(i)
+                    yield i
+
         for i, eqn in enumerate(eqns):
             if i in skipped:
                 waiting.update(eqn.outvars if i < skipped[i] else ())
             elif i in fused:
+                yield from first(each.big for each in fused[i].reads)
                 yield i
                 yield from pending
                 pending, waiting = [], set()
             elif waiting.intersection(_variables(eqn)):
                 pending.append(i)
                 waiting.update(eqn.outvars)
-            else:
+            elif i not in done:
+                done.add(i)
                 yield i
 
-    def _one_by_one(self, backward: Loop, between: Between, env: dict[Any, Any]) -> None:
-        forward = self.loops[between.forward]
+    def _one_by_one(self, backward: Loop, passage: Passage, env: dict[Any, Any]) -> None:
+        forward = self.loops[passage.forward]
         assert isinstance(forward, Loop)
-        known = [env[each.big] for each in between.reads]
-        operands = _operands(backward, env, backward.ticked | between.feeds | between.shared.keys())
-        made = onef1b.run(
-            forward,
-            backward,
-            between,
-            self.pipe,
-            (_operands(forward, env), operands, known),
-            self._unread(forward, backward, between),
+        made = backward.ticked | passage.feeds | passage.shared.keys()
+        values = (
+            _operands(forward, env, passage.given),
+            _operands(backward, env, made),
+            [env[each.big] for each in passage.reads],
         )
-        env.update((forward.big.outvars[k], value) for k, value in made.forward.items())
-        env.update((backward.big.outvars[k], value) for k, value in made.backward.items())
-        env.update((between.leaves[k].big, value) for k, value in made.between.items())
+        unread = (
+            self._unread(forward, passage, made),
+            self._unread(backward, passage, made),
+        )
+        results = onef1b.run(forward, backward, passage, self.pipe, values, unread)
+        env.update((forward.big.outvars[k], value) for k, value in results.forward.items())
+        env.update((backward.big.outvars[k], value) for k, value in results.backward.items())
+        for way, left in ((passage.between, results.between), (passage.after, results.after)):
+            env.update((way.leaves[k].big, value) for k, value in left.items())
 
-    def _unread(self, forward: Loop, backward: Loop, between: Between) -> frozenset[int]:
-        """Results of a forward loop that are read nowhere but on the way."""
-        reads, eqns = readers(self.closed.jaxpr), self.closed.jaxpr.eqns
+    def _unread(self, loop: Loop, passage: Passage, made: Collection[int]) -> frozenset[int]:
+        """Results of a loop that are read nowhere but on the way.
+
+        Args:
+            loop: it.
+            passage: the way.
+            made: operands of the mirror image that are made on it.
+        """
+        reads = readers(self.closed.jaxpr)
+        (mirror,) = (i for i, x in self._fused.items() if x is passage)
 
         def is_on_the_way(at: int | None, slot: int) -> bool:
-            if at is None:
-                return False
-            here = slot in backward.ticked | between.feeds | between.shared.keys()
-            return at in between.here_only or (eqns[at] is backward.big and here)
+            return at in passage.here_only or (at == mirror and slot in made)
 
         return frozenset(
             k
-            for k, var in enumerate(forward.big.outvars)
+            for k, var in enumerate(loop.big.outvars)
             if all(is_on_the_way(*use) for use in reads.get(var, ()))
         )
 

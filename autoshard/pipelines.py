@@ -270,16 +270,20 @@ def _guesses(
 
 
 def _leaner(form: _Form, variants: Variants, options: Options) -> list[_Form]:
-    """A form that keeps less for the way back than one that does not fit."""
-    guess = form.guess
-    other = replace(guess.pipe, schedule=ONE_F_ONE_B)
+    """The next form that holds less than one that does not fit, if there is one."""
+    pipe = form.guess.pipe
+    one_by_one = replace(pipe, schedule=ONE_F_ONE_B)
     if (
-        options.schedule != "auto"
-        or other.at_once >= guess.pipe.at_once
-        or variants.layers(form.remat).no_1f1b
+        options.schedule == "auto"
+        and one_by_one.at_once < pipe.at_once
+        and not variants.layers(form.remat).no_1f1b
     ):
+        less = one_by_one
+    elif pipe.cast_once:
+        less = replace(pipe, cast_once=False)
+    else:
         return []
-    return [replace(form, guess=replace(guess, pipe=other))]
+    return [replace(form, guess=replace(form.guess, pipe=less))]
 
 
 def _remats(options: Options, known: Candidate | InfeasibleError | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
@@ -14,8 +15,14 @@ from autoshard.program.ir import Program, Region, Role
 _MOST_ROUNDS = 16
 # Of the matrix unit's rate, what large products reach where nothing better is known.
 _REACHED = 0.7
-# A copy in half the width to compute with, and gradients: in parts of the weights' own size.
-_WEIGHTS_HELD = 1.5
+# Gradients, and a copy of half the width to compute with: in parts of the weights' own size.
+_GRADIENTS, _COPY = 1.0, 0.5
+# How often a step reads and writes weights, and a copy of half the width, that are cast for every
+# microbatch: forward, and for either operand's gradient.
+_CASTS = 3 * (_GRADIENTS + 2 * _COPY)
+# How many arrays as wide as the widest are there at once: scores of attention as they are, as
+# weights, and their gradient.
+_WIDEST = 3
 # Gathers and scatters of the stream over `tensor` that a layer's forward and backward passes take,
 # with sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
 _EXCHANGES = 8
@@ -37,6 +44,7 @@ class Stack:
         weight_bytes: of the stacked parameters, whole.
         stream_bytes: of what is carried from layer to layer, whole.
         kept_bytes: of what the layers keep for the way back, whole.
+        widest_bytes: of the largest array that a layer makes, whole.
         state_bytes: of all parameters and optimizer state, whole.
         batch: examples.
     """
@@ -47,6 +55,7 @@ class Stack:
     weight_bytes: float
     stream_bytes: float
     kept_bytes: float
+    widest_bytes: float
     state_bytes: float
     batch: int
 
@@ -95,6 +104,12 @@ def stack_of(program: Program, batch: int) -> Stack | None:
         weight_bytes=sum(program.tensors[t].size_bytes for t in stacked),
         stream_bytes=max(stream.get(most, 0.0), 1.0),
         kept_bytes=sum(program.tensors[t].size_bytes for t in kept),
+        widest_bytes=max(
+            program.tensors[t].size_bytes
+            for op in program.ops
+            if op.rule.op_class.is_matrix and _around(program, op.region, flops) is not None
+            for t in op.outputs
+        ),
         state_bytes=sum(program.tensors[t].size_bytes for t in state),
         batch=batch,
     )
@@ -125,8 +140,9 @@ def pipelines(
                 # Multiples of the stages leave what the last stage makes dealt out over all.
                 if parts % stages or parts > _MOST_ROUNDS * stages:
                     continue
-                for schedule in schedules:
-                    yield Pipeline(stages, parts, data, n_devices // stages // data, schedule)
+                tensor = n_devices // stages // data
+                for schedule, once in product(schedules, (True, False)):
+                    yield Pipeline(stages, parts, data, tensor, schedule, once)
 
 
 def _divisors(n: int) -> list[int]:
@@ -190,8 +206,12 @@ def estimate(
         (PIPE, "all-gather", stream, 4),
     ):
         seconds += float(collective_time_s(kind, axes[axis], size)) * times
+    if not pipe.cast_once:
+        seconds += pipe.ticks * _CASTS * weights / machine.chip.memory_bytes_per_s
     kept = stack.kept_bytes / (pipe.stages * pipe.data * pipe.tensor) * uneven
     kept *= pipe.at_once / pipe.microbatches
-    # State split over all devices; of the stage's weights a narrower copy, and gradients.
-    held = stack.state_bytes / machine.n_devices + _WEIGHTS_HELD * weights
-    return Estimate(pipe, mesh, seconds, held + kept + 2 * stream)
+    held = stack.state_bytes / machine.n_devices  # split over all devices, at best
+    held += (_GRADIENTS + _COPY * pipe.cast_once) * weights
+    held += _WIDEST * stack.widest_bytes / (pipe.data * pipe.microbatches * pipe.tensor)
+    held += 2 * stream if pipe.schedule == GPIPE else 0.0
+    return Estimate(pipe, mesh, seconds, held + kept)

@@ -28,6 +28,8 @@ class Pipeline:
         data: size of the axis `data`, which splits the batch.
         tensor: size of the axis `tensor`, with which the plan does as it likes.
         schedule: in which order they go; a key of `SCHEDULES`.
+        cast_once: whether weights that layers read in a narrower dtype are cast once per step, and
+            not for every microbatch; a copy of them is held meanwhile.
     """
 
     stages: int
@@ -35,6 +37,7 @@ class Pipeline:
     data: int = 1
     tensor: int = 1
     schedule: str = GPIPE
+    cast_once: bool = True
 
     def __post_init__(self) -> None:
         if self.stages < 2 or min(self.microbatches, self.data, self.tensor) < 1:

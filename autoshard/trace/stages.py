@@ -85,7 +85,7 @@ class Stages:
         Cast once, and not once for every microbatch; and half as much is gathered, where weights
         rest split.
         """
-        if k < self.m or self.loop.ins[k].part is Part.SPLIT:
+        if k < self.m or self.loop.ins[k].part is Part.SPLIT or not self.pipe.cast_once:
             return value
         var = self.body.invars[k]
         uses = [eqn for eqn in self.body.eqns if any(v is var for v in eqn.invars)]

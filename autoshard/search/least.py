@@ -11,6 +11,7 @@ from ortools.sat.python import cp_model
 
 from autoshard.search.dual import polish
 from autoshard.search.interrupt import stopped_by_ctrl_c
+from autoshard.search.level import level
 from autoshard.search.problem import Problem, Usage
 from autoshard.search.reduce import Keep, reduce
 
@@ -18,6 +19,10 @@ from autoshard.search.reduce import Keep, reduce
 _RESOLUTION = 2.0**30
 # Peaks this close (relative) are as good as equal.
 _CLOSE_ENOUGH = 2e-3
+# Weighing times goes on until it is closer still.
+_VERY_CLOSE = 1e-4
+# It, and then it and descending, may take these parts of the time.
+_WEIGHING, _DESCENDING = 0.3, 0.5
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,40 @@ def least_memory(
     )
     reduced = reduce(free, keep)
     small = reduced.problem
+    begun = time.monotonic()
+    levelled = level(small, deadline=begun + _WEIGHING * time_limit_s, tolerance=_VERY_CLOSE)
     starts = [s for s in map(reduced.lower, hints) if s is not None]
-    best = min([_descend(small), *starts], key=small.peak_bytes)
-    best, bound = _squeeze(small, best, time.monotonic() + time_limit_s)
+    best = min([levelled.choice, *starts], key=small.peak_bytes)
+    bound = levelled.bound_bytes
+    if not _met(small.peak_bytes(best), bound):
+        whole = (0,) * len(small.variables)
+        until = begun + _DESCENDING * time_limit_s
+        tried = [_descend(small, start, until) for start in (best, whole)]
+        best, proven = _squeeze(
+            small, min([best, *tried], key=small.peak_bytes), bound, begun + time_limit_s
+        )
+        bound = max(bound, proven)
     peak = small.peak_bytes(best)
-    bound = max(bound, small.unavoidable_bytes())
     return Least(peak, min(bound, peak), reduced.lift(best))
 
 
-def _descend(problem: Problem, rounds: int = 60) -> tuple[int, ...]:
-    """A quick answer: charge for memory at the worst times, over and over."""
-    choice = tuple(0 for _ in problem.variables)
+def _met(peak_bytes: float, bound_bytes: float) -> bool:
+    """Whether nothing is left to gain."""
+    return peak_bytes <= bound_bytes * (1 + _CLOSE_ENOUGH)
+
+
+def _descend(
+    problem: Problem, start: Sequence[int], deadline: float, rounds: int = 60
+) -> tuple[int, ...]:
+    """A lower peak near an answer: charge for memory at the worst times, over and over."""
+    choice = tuple(start)
     best, price = choice, dict[int, float]()
     for _ in range(rounds):
         used = problem.usage_bytes(choice)
         if used.max(initial=0.0) < problem.peak_bytes(best):
             best = choice
+        if time.monotonic() > deadline:
+            break
         when = int(used.argmax()) if len(used) else 0
         price[when] = price.get(when, 0.0) + 1.0
         choice = polish(problem, choice, price)
@@ -81,9 +104,15 @@ def _descend(problem: Problem, rounds: int = 60) -> tuple[int, ...]:
 
 
 def _squeeze(
-    problem: Problem, start: tuple[int, ...], deadline: float
+    problem: Problem, start: tuple[int, ...], known_bytes: float, deadline: float
 ) -> tuple[tuple[int, ...], float]:
     """Exactly: minimise the peak, adding a row per program point that turns out to be one.
+
+    Args:
+        problem: the numbers.
+        start: an answer to improve.
+        known_bytes: a bound on every answer's peak.
+        deadline: `time.monotonic()` at which to stop.
 
     Returns:
         (the best answer, a bound on every answer's peak).
@@ -104,11 +133,15 @@ def _squeeze(
             model.add_bool_or([x[p.a][a].negated(), x[p.b][b].negated(), both])
             cells.append((a, b, both))
         y.append(cells)
-    peak = model.new_int_var(0, math.ceil(least / unit) + len(x) + len(y) + 1, "peak")
+    # Rounding sizes up does not bring any peak below the bound.
+    floor = math.floor(known_bytes / unit)
+    peak = model.new_int_var(floor, math.ceil(least / unit) + len(x) + len(y) + 1, "peak")
     model.minimize(peak)
     rows: set[int] = set()
     choice, bound = start, 0.0
     while (left := deadline - time.monotonic()) > 0.05:
+        if _met(problem.peak_bytes(best), known_bytes):
+            break
         used = problem.usage_bytes(choice)
         worst = [int(t) for t in (-used).argsort()[:4] if int(t) not in rows]
         known = max((used[t] for t in rows), default=-1.0)

@@ -279,8 +279,8 @@ def _leaner(form: _Form, variants: Variants, options: Options) -> list[_Form]:
         and not variants.layers(form.remat).no_1f1b
     ):
         less = one_by_one
-    elif pipe.cast_once:
-        less = replace(pipe, cast_once=False)
+    elif pipe.cast_once and all(n % pipe.stages == 0 for n in variants.layers(form.remat).counts):
+        less = replace(pipe, cast_once=False)  # stacks that are filled up are copied anyway
     else:
         return []
     return [replace(form, guess=replace(form.guess, pipe=less))]

@@ -141,7 +141,9 @@ def pipelines(
                 if parts % stages or parts > _MOST_ROUNDS * stages:
                     continue
                 tensor = n_devices // stages // data
-                for schedule, once in product(schedules, (True, False)):
+                # Stacks that are filled up are copied anyway.
+                casts = (True, False) if stack.layers % stages == 0 else (True,)
+                for schedule, once in product(schedules, casts):
                     yield Pipeline(stages, parts, data, tensor, schedule, once)
 
 

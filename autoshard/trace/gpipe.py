@@ -19,7 +19,7 @@ from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 from autoshard.trace import leaving
 from autoshard.trace.leaving import Ended, Leaving, Spec, spec_of
 from autoshard.trace.loop import Loop
-from autoshard.trace.stages import MANUAL, OnDevice, Stages
+from autoshard.trace.stages import MANUAL, Entered, OnDevice, Stages
 
 
 def on_stages(
@@ -60,7 +60,7 @@ def on_stages(
 
 
 def run(
-    loop: Loop, pipe: Pipeline, values: Mapping[int, Any]
+    loop: Loop, pipe: Pipeline, values: Mapping[int, Any], known: Entered
 ) -> tuple[dict[int, Any], dict[int, Any]]:
     """One loop, all microbatches one after the other.
 
@@ -68,6 +68,7 @@ def run(
         loop: it.
         pipe: how it is cut.
         values: of its operands; those that are ticked as the mirror image kept them.
+        known: what came in for other loops.
 
     Returns:
         By number, its results; and likewise those that are kept tick by tick.
@@ -80,7 +81,10 @@ def run(
         *(stages.spec_in(k) for k in entering),
         *(spec_of({1: PIPE, loop.ins[k].dim + 1: DATA}) for k in ticked),
     ]
-    operands = [*(stages.entered(k, values[k]) for k in entering), *(values[k] for k in ticked)]
+    operands = [
+        *(stages.entered(k, values[k], known) for k in entering),
+        *(values[k] for k in ticked),
+    ]
 
     def local(stage: Any, shard: Any, args: Sequence[Any]) -> list[Any]:
         own = dict(zip(entering, args, strict=False))

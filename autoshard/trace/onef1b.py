@@ -28,7 +28,7 @@ from autoshard.trace.leaving import Ended, Leaving, spec_of
 from autoshard.trace.loop import Loop, Passage, Passing, Way
 from autoshard.trace.microbatch import wide
 from autoshard.trace.resize import Resize
-from autoshard.trace.stages import OnDevice, Running, Stages
+from autoshard.trace.stages import Entered, OnDevice, Running, Stages
 from autoshard.trace.surgery import value_of
 
 
@@ -48,6 +48,7 @@ def run(
     pipe: Pipeline,
     values: tuple[Mapping[int, Any], Mapping[int, Any], Sequence[Any]],
     unread: tuple[frozenset[int], frozenset[int]],
+    known: Entered,
 ) -> Made:
     """A loop over layers, its mirror image, and what a microbatch goes through beside them.
 
@@ -58,13 +59,14 @@ def run(
         pipe: how it is cut.
         values: operands of the one and the other, and what else is read, as far as it is known.
         unread: results of either that nobody reads.
+        known: what came in for other loops.
     """
     there = Stages(forward, pipe, passage.given)
     back = Stages(backward, pipe, passage.feeds | passage.shared.keys())
     sides = (there, back)
     entering = [(side, k) for side in (0, 1) for k in sides[side].entering]
     specs = [sides[side].spec_in(k) for side, k in entering]
-    operands = [sides[side].entered(k, values[side][k]) for side, k in entering]
+    operands = [sides[side].entered(k, values[side][k], known) for side, k in entering]
     for each, value in zip(passage.reads, values[2], strict=True):
         split = each.state.part is Part.SPLIT
         specs.append(spec_of({each.state.dim: DATA} if split else {}))

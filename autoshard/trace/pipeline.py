@@ -9,7 +9,7 @@ next. Everything else stays as it is. Sums over the batch leave the stages as on
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoshard import _compat
@@ -20,6 +20,7 @@ from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.layers import Layers
 from autoshard.trace.loop import Loop, Loops, Passage, all_loops
 from autoshard.trace.source import user_line
+from autoshard.trace.stages import Entered
 from autoshard.trace.surgery import readers, value_of
 
 
@@ -81,11 +82,13 @@ class _Program:
         closed: as it was.
         loops: by the index of their equation.
         pipe: how.
+        entered: what came in for some of them.
     """
 
     closed: _compat.ClosedJaxpr
     loops: Mapping[int, Loops]
     pipe: Pipeline
+    entered: Entered = field(default_factory=dict)
 
     def run(self, args: Sequence[Any]) -> list[Any]:
         """Evaluate it."""
@@ -109,7 +112,7 @@ class _Program:
                 self._one_by_one(loop, passage, env)
             else:
                 values = _operands(loop, env) | {k: ticked[eqn.invars[k]] for k in loop.ticked}
-                made, kept = gpipe.run(loop, self.pipe, values)
+                made, kept = gpipe.run(loop, self.pipe, values, self.entered)
                 env.update((eqn.outvars[k], value) for k, value in made.items())
                 ticked.update((eqn.outvars[k], value) for k, value in kept.items())
 
@@ -171,7 +174,7 @@ class _Program:
             self._unread(forward, passage, made),
             self._unread(backward, passage, made),
         )
-        results = onef1b.run(forward, backward, passage, self.pipe, values, unread)
+        results = onef1b.run(forward, backward, passage, self.pipe, values, unread, self.entered)
         env.update((forward.big.outvars[k], value) for k, value in results.forward.items())
         env.update((backward.big.outvars[k], value) for k, value in results.backward.items())
         for way, left in ((passage.between, results.between), (passage.after, results.after)):

@@ -29,6 +29,10 @@ from autoshard.trace.surgery import value_of
 MANUAL = frozenset({PIPE, DATA})
 
 
+# Operands that came in, by what they were -> that, and what they are inside.
+Entered = dict[tuple[int, Any, int], tuple[Any, Any]]
+
+
 class Running(NamedTuple):
     """What one stage holds between two ticks.
 
@@ -75,32 +79,41 @@ class Stages:
         """Operands that are there before the first tick."""
         return [k for k in range(len(self.loop.big.invars)) if k not in self.given]
 
-    def entered(self, k: int, value: Any) -> Any:
-        """An operand in the form in which it comes in."""
-        return self._padded(k, self._narrowed(k, value))
+    def entered(self, k: int, value: Any, known: Entered) -> Any:
+        """An operand in the form in which it comes in.
 
-    def _narrowed(self, k: int, value: Any) -> Any:
-        """A stack that the layers read in a narrower dtype only, in that dtype.
+        Args:
+            k: its number.
+            value: as it is outside.
+            known: what came in already: both loops read the same weights.
+        """
+        dtype, padded = self._dtype_in(k, value), self.is_uneven and k >= self.m
+        key = (id(value), dtype, padded and self.pipe.stages)
+        if key not in known:
+            narrowed = value if dtype == value.dtype else jax.lax.convert_element_type(value, dtype)
+            # With the value itself, so that its identity stays its own.
+            known[key] = (value, self._padded(narrowed) if padded else narrowed)
+        return known[key][1]
+
+    def _dtype_in(self, k: int, value: Any) -> Any:
+        """That of a stack which the layers read in a narrower dtype only: that dtype.
 
         Cast once, and not once for every microbatch; and half as much is gathered, where weights
         rest split.
         """
         if k < self.m or self.loop.ins[k].part is Part.SPLIT or not self.pipe.cast_once:
-            return value
+            return value.dtype
         var = self.body.invars[k]
         uses = [eqn for eqn in self.body.eqns if any(v is var for v in eqn.invars)]
         dtypes = {_compat.dtype_of(eqn.outvars[0]) for eqn in uses}
         casts = all(eqn.primitive.name == "convert_element_type" for eqn in uses)
         if not casts or len(dtypes) != 1 or any(v is var for v in self.body.outvars):
-            return value
+            return value.dtype
         (dtype,) = dtypes
-        narrower = dtype.itemsize < value.dtype.itemsize
-        return jax.lax.convert_element_type(value, dtype) if narrower else value
+        return dtype if dtype.itemsize < value.dtype.itemsize else value.dtype
 
-    def _padded(self, k: int, value: Any) -> Any:
+    def _padded(self, value: Any) -> Any:
         """A stack with layers for every stage; those that are too many change nothing."""
-        if not self.is_uneven or k < self.m:
-            return value
         more = self.layers * self.pipe.stages - self.length
         copies = jnp.broadcast_to(value[:1], (more, *value.shape[1:]))
         return jnp.concatenate([value, copies])

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 PIPE, DATA, TENSOR = ("pipe", "data", "tensor")
 
 
-GPIPE, ONE_F_ONE_B = ("gpipe", "1f1b")
+GPIPE, ONE_F_ONE_B, CIRCULAR = ("gpipe", "1f1b", "circular")
 # In which order microbatches go through the stages -> in words.
 SCHEDULES = {
     # Huang et al. 2019, arXiv:1811.06965.
     GPIPE: "all forward, then all back",
     # Narayanan et al. 2019, arXiv:1806.03377: fewer are kept for the way back at once.
     ONE_F_ONE_B: "one back for each that goes forward",
+    # Narayanan et al. 2021, arXiv:2104.04473, section 2.2, there interleaved: shorter ticks, and so
+    # a smaller bubble, for more hand-off and weights that move to where they are needed.
+    CIRCULAR: "round several times, all forward, then all back",
 }
 
 
@@ -30,6 +33,8 @@ class Pipeline:
         schedule: in which order they go; a key of `SCHEDULES`.
         cast_once: whether weights that layers read in a narrower dtype are cast once per step, and
             not for every microbatch; a copy of them is held meanwhile.
+        chunks: how often a microbatch goes round, each time through other layers of every stage; 2
+            or more for the circular schedule, 1 for the others.
     """
 
     stages: int
@@ -38,14 +43,19 @@ class Pipeline:
     tensor: int = 1
     schedule: str = GPIPE
     cast_once: bool = True
+    chunks: int = 1
 
     def __post_init__(self) -> None:
-        if self.stages < 2 or min(self.microbatches, self.data, self.tensor) < 1:
+        if self.stages < 2 or min(self.microbatches, self.data, self.tensor, self.chunks) < 1:
             raise ValueError(
                 f"a pipeline has 2 stages or more, and 1 or more of the rest: {self!r}"
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
+        if (self.schedule == CIRCULAR) != (self.chunks > 1):
+            raise ValueError(f"several chunks make a circular schedule, and no other: {self!r}")
+        if self.chunks > 1 and self.microbatches < self.stages:
+            raise ValueError(f"a circular schedule needs a microbatch for every stage: {self!r}")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -55,7 +65,7 @@ class Pipeline:
     @property
     def ticks(self) -> int:
         """How often a stage may run, in one direction."""
-        return self.microbatches + self.stages - 1
+        return self.microbatches * self.chunks + self.stages - 1
 
     @property
     def bubble(self) -> float:
@@ -66,11 +76,12 @@ class Pipeline:
     def at_once(self) -> int:
         """Of how many microbatches a stage keeps at once what it needs on the way back.
 
-        In lock step a microbatch is back at the first stage `2 * (stages - 1)` ticks after it left.
+        In lock step a microbatch is back at the first stage `2 * (stages - 1)` ticks after it left;
+        else all ticks are kept, idle ones too.
         """
-        if self.schedule == GPIPE:
-            return self.ticks
-        return min(self.microbatches + 1, 2 * self.stages - 1)
+        if self.schedule == ONE_F_ONE_B:
+            return min(self.microbatches + 1, 2 * self.stages - 1)
+        return -(-self.ticks // self.chunks)
 
     def timeline(self) -> Iterator[list[tuple[str, int]]]:
         """For every stage, what it does one after the other: ("F" or "B", microbatch), or ("", -1).
@@ -83,7 +94,7 @@ class Pipeline:
 
     def _columns(self) -> Iterator[tuple[str, int]]:
         """Which way microbatches go, and at which tick of that way."""
-        ahead = self.ticks if self.schedule == GPIPE else self.stages - 1
+        ahead = self.stages - 1 if self.schedule == ONE_F_ONE_B else self.ticks
         yield from (("F", tick) for tick in range(ahead))
         for tick in range(ahead, self.ticks):
             yield from (("F", tick), ("B", tick - ahead))
@@ -91,12 +102,14 @@ class Pipeline:
 
     def _at(self, stage: int, way: str, tick: int) -> tuple[str, int]:
         number = tick - (stage if way == "F" else self.stages - 1 - stage)
-        if not 0 <= number < self.microbatches:
+        visits = self.microbatches * self.chunks
+        if not 0 <= number < visits:
             return ("", -1)
         # All back, the last to come is the first to go.
-        turned = way == "B" and self.schedule == GPIPE
-        return (way, self.microbatches - 1 - number if turned else number)
+        turned = way == "B" and self.schedule != ONE_F_ONE_B
+        return (way, (visits - 1 - number if turned else number) % self.microbatches)
 
     def __str__(self) -> str:
         said = "" if self.schedule == GPIPE else f" ({self.schedule})"
+        said = f" ({self.schedule}, {self.chunks} chunks)" if self.chunks > 1 else said
         return f"{self.stages} stages x {self.microbatches} microbatches{said}"

@@ -4,6 +4,11 @@ Every stage takes one microbatch per *tick*, and `stages - 1` ticks after the fi
 work. The backward loop of the same layers goes over the ticks of the forward loop from the last to
 the first: the values that it reads of them are then those of its own microbatch on every stage, and
 never leave the stage.
+
+With several *chunks* of layers on every stage (the circular, or interleaved, schedule: Narayanan et
+al. 2021, arXiv:2104.04473, section 2.2) a microbatch goes round several times, each time through
+the next chunk of every stage: ticks are shorter, and as many of them idle. Layers are held in
+another order for that than they are stacked in.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 from autoshard.trace import leaving
 from autoshard.trace.leaving import Ended, Leaving, Spec, spec_of
 from autoshard.trace.loop import Loop
-from autoshard.trace.stages import MANUAL, Entered, OnDevice, Stages
+from autoshard.trace.stages import MANUAL, Entered, OnDevice, Running, Stages
 
 
 def on_stages(
@@ -103,21 +108,23 @@ def _ticks(device: OnDevice, ticked: dict[int, Any]) -> Ended:
     """What a device does, tick by tick."""
     stages, pipe, loop = device.stages, device.pipe, device.loop
     # What reads what its mirror image kept takes the microbatches in the other order.
-    backwards, last = bool(ticked), pipe.microbatches - 1
+    backwards = bool(ticked)
 
-    def tick(running: Any, at: tuple[Any, dict[int, Any]]) -> tuple[Any, Any]:
-        when, given = at
+    def tick(held: Any, at: tuple[Any, dict[int, Any]]) -> tuple[Any, Any]:
+        (running, waiting), (when, given) = held, at
         order = when - device.place
-        number = jnp.clip(order, 0, last)
-        valid = (order >= 0) & (order <= last)
-        running, outs = device.microbatch(
-            running, last - number if backwards else number, valid, given
-        )
-        return running, {k: outs[k] for k in stages.split}
+        if pipe.chunks > 1:
+            running, waiting = _from_waiting(device, running, waiting, when)
+        visit = device.visit(order, backwards=backwards)
+        running, outs = device.microbatch(running, visit, given)
+        return (running, waiting), {k: outs[k] for k in stages.split}
 
     whens = jnp.arange(pipe.ticks, dtype=jnp.int32)
     whens = whens[::-1] if backwards else whens
-    running, stacked = jax.lax.scan(tick, device.start(), (whens, ticked), reverse=backwards)
+    begin = device.start()
+    rooms = pipe.microbatches if pipe.chunks > 1 else 0
+    waiting = [jnp.zeros((rooms, *x.shape), x.dtype) for x in begin.handed]
+    (running, _), stacked = jax.lax.scan(tick, (begin, waiting), (whens, ticked), reverse=backwards)
     if backwards:
         # Stacked where the mirror image's ticks are: the last one came first.
         stacked = {k: jnp.flip(v, 0) for k, v in stacked.items()}
@@ -125,15 +132,36 @@ def _ticks(device: OnDevice, ticked: dict[int, Any]) -> Ended:
     def by_number(rows: Any) -> Any:
         return jnp.flip(rows, 0) if backwards else rows
 
+    def of_layers(rows: Any) -> Any:
+        """`[ticks, layers, ..]` as `[microbatches, layers of the stage, ..]`."""
+        visits = pipe.microbatches * pipe.chunks
+        rows = by_number(jax.lax.dynamic_slice_in_dim(rows, device.place, visits))
+        apart = rows.reshape(pipe.chunks, pipe.microbatches, *rows.shape[1:])
+        return jnp.swapaxes(apart, 0, 1).reshape(pipe.microbatches, -1, *rows.shape[2:])
+
+    first = pipe.ticks - pipe.microbatches
     return Ended(
         device.place,
         running.sums,
         running.latest,
-        last={k: by_number(v[pipe.stages - 1 :]) for k, v in stacked.items() if k < stages.n_carry},
-        rows={
-            k: by_number(jax.lax.dynamic_slice_in_dim(v, device.place, pipe.microbatches))
-            for k, v in stacked.items()
-            if k in loop.whole
-        },
+        last={k: by_number(v[first:]) for k, v in stacked.items() if k < stages.n_carry},
+        rows={k: of_layers(v) for k, v in stacked.items() if k in loop.whole},
         ticks={k: v for k, v in stacked.items() if k in loop.kept},
     )
+
+
+def _from_waiting(
+    device: OnDevice, running: Running, waiting: list[Any], when: Any
+) -> tuple[Running, list[Any]]:
+    """At the first stage, what comes from the last waits until its next chunk is due."""
+    pipe = device.pipe
+    came, due = when - pipe.stages, when - device.place
+    waiting = [
+        jax.lax.dynamic_update_index_in_dim(rows, x, came % pipe.microbatches, 0)
+        for rows, x in zip(waiting, running.handed, strict=True)
+    ]
+    handed = [
+        jnp.where(device.place == 0, rows[due % pipe.microbatches], x)
+        for rows, x in zip(waiting, running.handed, strict=True)
+    ]
+    return running._replace(handed=handed), waiting

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec
 from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 
 Spec = PartitionSpec
+# A stack over layers as stages hold them -> in the order of the loop.
+InOrder = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,13 @@ def total(key: Any, dtype: Any) -> Leaving:
     )
 
 
-def layers_total(key: Any, dtype: Any, length: int) -> Leaving:
+def layers_total(key: Any, dtype: Any, in_order: InOrder) -> Leaving:
     """A sum over the batch for every layer: one term per shard of `data`, added up outside."""
     return Leaving(
         key,
         spec_of({0: DATA, 1: PIPE}),
         lambda end: end.sums[key].astype(dtype)[None],
-        lambda whole: _first(jax.lax.reduce_sum(whole, axes=(0,)), length),
+        lambda whole: in_order(jax.lax.reduce_sum(whole, axes=(0,))),
     )
 
 
@@ -91,11 +93,9 @@ def same(key: Any, at: int) -> Leaving:
     )
 
 
-def layers_same(key: Any, length: int) -> Leaving:
+def layers_same(key: Any, in_order: InOrder) -> Leaving:
     """The same for every layer."""
-    return Leaving(
-        key, spec_of({0: PIPE}), lambda end: end.latest[key], lambda whole: _first(whole, length)
-    )
+    return Leaving(key, spec_of({0: PIPE}), lambda end: end.latest[key], in_order)
 
 
 def last(key: Any, dim: int, pipe: Pipeline) -> Leaving:
@@ -114,13 +114,13 @@ def last(key: Any, dim: int, pipe: Pipeline) -> Leaving:
     return Leaving(key, spec_of({dim: (DATA, PIPE) if scatter else DATA}), local)
 
 
-def rows(key: Any, dim: int, length: int) -> Leaving:
+def rows(key: Any, dim: int, in_order: InOrder) -> Leaving:
     """What every layer makes of every microbatch; the batch on dimension `dim` of the stack."""
     return Leaving(
         key,
         spec_of({0: PIPE, dim: DATA}),
         lambda end: joined(end.rows[key], dim),
-        lambda whole: _first(whole, length),
+        in_order,
     )
 
 
@@ -128,11 +128,6 @@ def ticks(key: Any, dim: int) -> Leaving:
     """The same, tick by tick, for a loop in the other direction."""
     spec = spec_of({1: PIPE, dim + 1: DATA})
     return Leaving(key, spec, lambda end: end.ticks[key], is_ticks=True)
-
-
-def _first(whole: Any, length: int) -> Any:
-    """A stack without the layers that were too many."""
-    return whole if whole.shape[0] == length else whole[:length]
 
 
 def parts(value: Any, dim: int, n: int) -> Any:

@@ -224,7 +224,7 @@ class _Work:
         order = when - self.there.place
         env = self._along(self.passage.before, {}, order)
         given = {k: env[self.there.loop.small.invars[k]] for k in sorted(self.passage.given)}
-        there, outs = self.there.microbatch(held.there, *self._number(order), given)
+        there, outs = self.there.microbatch(held.there, self.there.visit(order), given)
         slot = self._place_of(order) % self.pipe.at_once
         kept = {k: _put(rows, outs[k], slot) for k, rows in held.kept.items()}
         made = self._noted(held.made_there, outs, order)
@@ -232,13 +232,13 @@ class _Work:
 
     def _backward(self, held: _Held, when: Any, feeds: Mapping[int, Any]) -> _Held:
         order = when - (self.pipe.stages - 1) - self.back.place
-        number, valid = self._number(order)
-        slot = number % self.pipe.at_once
+        visit = self.back.visit(order)
+        slot = visit.number % self.pipe.at_once
         read = {k: held.kept[made][slot] for k, made in self.slots.items()}
         # Every stage has had a microbatch by now, and what all of them share.
         shared = {k: held.there.latest[made] for k, made in self.passage.shared.items()}
         own = {**read, **shared, **feeds}
-        back, outs = self.back.microbatch(held.back, number, valid, own)
+        back, outs = self.back.microbatch(held.back, visit, own)
         came = {self.back.loop.small.outvars[k]: value for k, value in outs.items()}
         env = self._along(self.passage.after, came, order)
         return held._replace(
@@ -249,7 +249,7 @@ class _Work:
 
     def _along(self, way: Way, came: Mapping[Any, Any], order: Any) -> dict[Any, Any]:
         """What a microbatch makes on a way, of what comes from a loop."""
-        number, _ = self._number(order)
+        number = jnp.clip(order, 0, self.pipe.microbatches - 1)
         env = {each.small: self._part(each.small, number) for each in way.reads} | dict(came)
         for big, small in way.eqns:
             with _compat.as_if_traced_at(small):
@@ -263,18 +263,13 @@ class _Work:
 
     def _left(self, way: Way, left: _Left, env: Mapping[Any, Any], order: Any, here: Any) -> _Left:
         """With what leaves a way now, if it counts here."""
-        _, valid = self._number(order)
+        valid = (order >= 0) & (order < self.pipe.microbatches)
         outs = {k: env[each.small] for k, each in enumerate(way.leaves)}
         sums = {
             k: total + jnp.where(valid & here, outs[k], 0).astype(total.dtype)
             for k, total in left.sums.items()
         }
         return _Left(sums, self._noted(left.rows, outs, order))
-
-    def _number(self, order: Any) -> tuple[Any, Any]:
-        """Of the microbatch, and whether there is one."""
-        m = self.pipe.microbatches
-        return jnp.clip(order, 0, m - 1), (order >= 0) & (order < m)
 
     def _place_of(self, order: Any) -> Any:
         """Where a microbatch is noted; one that is none, where nothing is read any more."""

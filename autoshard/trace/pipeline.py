@@ -55,10 +55,11 @@ def _check(layers: Layers, pipe: Pipeline) -> None:
                 f"the layers at {user_line(loop.big)} run on parts of the batch that do not"
                 f" divide into {pipe.microbatches} microbatches on each of {pipe.data} shards"
             )
-        if loop.big.params["length"] < pipe.stages:
+        if loop.big.params["length"] < pipe.stages * pipe.chunks:
+            chunks = f" of {pipe.chunks} chunks" if pipe.chunks > 1 else ""
             raise PipelineError(
                 f"the {loop.big.params['length']} layers at {user_line(loop.big)} are fewer"
-                f" than {pipe.stages} stages"
+                f" than {pipe.stages} stages{chunks}"
             )
     if pipe.schedule == ONE_F_ONE_B and layers.no_1f1b:
         raise PipelineError(f"no schedule 1f1b: {layers.no_1f1b}")

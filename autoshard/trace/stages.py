@@ -30,7 +30,7 @@ MANUAL = frozenset({PIPE, DATA})
 
 
 # Operands that came in, by what they were -> that, and what they are inside.
-Entered = dict[tuple[int, Any, int], tuple[Any, Any]]
+Entered = dict[tuple[int, Any, bool], tuple[Any, Any]]
 
 
 class Running(NamedTuple):
@@ -45,6 +45,24 @@ class Running(NamedTuple):
     handed: list[Any]
     sums: dict[int, Any]
     latest: dict[int, Any]
+
+
+class Visit(NamedTuple):
+    """A microbatch at a stage.
+
+    Attributes:
+        number: of the microbatch.
+        valid: whether there is one.
+        chunk: which of the stage's chunks of layers it goes through.
+        begin: whether it comes from outside,
+        last: and whether it leaves.
+    """
+
+    number: Any
+    valid: Any
+    chunk: Any
+    begin: Any
+    last: Any
 
 
 class Stages:
@@ -64,8 +82,10 @@ class Stages:
         p = loop.small.params
         self.reverse = bool(p["reverse"])
         self.length = p["length"]
-        self.layers = -(-self.length // pipe.stages)
-        self.is_uneven = self.length % pipe.stages != 0
+        # Layers of one chunk, and of one stage.
+        self.layers = -(-self.length // (pipe.stages * pipe.chunks))
+        self.held = self.layers * pipe.chunks
+        self.is_uneven = self.length != self.held * pipe.stages
         self.n, self.n_carry = _compat.scan_counts(p)
         self.m = self.n + self.n_carry
         closed = p["jaxpr"]
@@ -87,12 +107,12 @@ class Stages:
             value: as it is outside.
             known: what came in already: both loops read the same weights.
         """
-        dtype, padded = self._dtype_in(k, value), self.is_uneven and k >= self.m
-        key = (id(value), dtype, padded and self.pipe.stages)
+        dtype, is_stack = self._dtype_in(k, value), k >= self.m
+        key = (id(value), dtype, is_stack)
         if key not in known:
             narrowed = value if dtype == value.dtype else jax.lax.convert_element_type(value, dtype)
             # With the value itself, so that its identity stays its own.
-            known[key] = (value, self._padded(narrowed) if padded else narrowed)
+            known[key] = (value, self._dealt_out(narrowed) if is_stack else narrowed)
         return known[key][1]
 
     def _dtype_in(self, k: int, value: Any) -> Any:
@@ -112,11 +132,28 @@ class Stages:
         (dtype,) = dtypes
         return dtype if dtype.itemsize < value.dtype.itemsize else value.dtype
 
-    def _padded(self, value: Any) -> Any:
-        """A stack with layers for every stage; those that are too many change nothing."""
-        more = self.layers * self.pipe.stages - self.length
-        copies = jnp.broadcast_to(value[:1], (more, *value.shape[1:]))
-        return jnp.concatenate([value, copies])
+    def _dealt_out(self, stack: Any) -> Any:
+        """A stack in the order in which stages hold it: all chunks of one, then of the next.
+
+        With layers for every stage; those that are too many change nothing.
+        """
+        if self.is_uneven:
+            more = self.held * self.pipe.stages - self.length
+            copies = jnp.broadcast_to(stack[:1], (more, *stack.shape[1:]))
+            stack = jnp.concatenate([stack, copies])
+        return self._turned(stack, (self.pipe.chunks, self.pipe.stages))
+
+    def _in_order(self, stack: Any) -> Any:
+        """What `_dealt_out` undoes."""
+        stack = self._turned(stack, (self.pipe.stages, self.pipe.chunks))
+        return stack[: self.length] if self.is_uneven else stack
+
+    def _turned(self, stack: Any, outer: tuple[int, int]) -> Any:
+        """`[a * b * layers, ..]` as `[b * a * layers, ..]`."""
+        if self.pipe.chunks == 1:
+            return stack
+        rest = stack.shape[1:]
+        return jnp.swapaxes(stack.reshape(*outer, self.layers, *rest), 0, 1).reshape(-1, *rest)
 
     def spec_in(self, k: int) -> Spec:
         """Where an operand lies."""
@@ -138,16 +175,16 @@ class Stages:
                 if k < self.n_carry:
                     yield leaving.total(k, dtype)
                 else:
-                    yield leaving.layers_total(k, dtype, self.length)
+                    yield leaving.layers_total(k, dtype, self._in_order)
             elif state.part is not Part.SPLIT:
                 if k < self.n_carry:
                     yield leaving.same(k, at_end)
                 else:
-                    yield leaving.layers_same(k, self.length)
+                    yield leaving.layers_same(k, self._in_order)
             elif k < self.n_carry:
                 yield leaving.last(k, state.dim, self.pipe)
             elif k in self.loop.whole:
-                yield leaving.rows(k, state.dim, self.length)
+                yield leaving.rows(k, state.dim, self._in_order)
 
     @property
     def split(self) -> list[int]:
@@ -155,7 +192,7 @@ class Stages:
         return [k for k, state in enumerate(self.loop.outs) if state.part is Part.SPLIT]
 
     def part_shape(self, k: int) -> tuple[int, ...]:
-        """Of a result that differs, for one microbatch on one stage."""
+        """Of a result that differs, for one microbatch in one chunk."""
         shape = self.size.shape(self.loop.big.outvars[k], self.loop.small.outvars[k])
         return shape if k < self.n_carry else (self.layers, *shape[1:])
 
@@ -199,7 +236,7 @@ class OnDevice:
         for k, state in enumerate(self.loop.outs):
             v = self.loop.small.outvars[k]
             shape, dtype = _compat.shape_of(v), _compat.dtype_of(v)
-            shape = shape if k < stages.n_carry else (stages.layers, *shape[1:])
+            shape = shape if k < stages.n_carry else (stages.held, *shape[1:])
             if state.part is Part.SUM:
                 sums[k] = jnp.zeros(shape, wide(dtype))
             elif state.is_same:
@@ -212,22 +249,38 @@ class OnDevice:
             return self.stages.operand_zeros(k)
         return self.dealt[k][0] if k in self.dealt else self.local[k]
 
+    def visit(self, order: Any, *, backwards: bool = False) -> Visit:
+        """What comes at some time.
+
+        Args:
+            order: how many came to this stage before.
+            backwards: whether the last comes first.
+        """
+        pipe, end = self.pipe, self.pipe.microbatches * self.pipe.chunks
+        valid, order = (order >= 0) & (order < end), jnp.clip(order, 0, end - 1)
+        n = end - 1 - order if backwards else order
+        begin, last = self.place == 0, valid & (self.place == pipe.stages - 1)
+        if pipe.chunks == 1:
+            return Visit(n, valid, 0, begin, last)
+        first, final = order < pipe.microbatches, order >= end - pipe.microbatches
+        number, chunk = n % pipe.microbatches, n // pipe.microbatches
+        return Visit(number, valid, chunk, begin & first, last & final)
+
     def microbatch(
-        self, running: Running, number: Any, valid: Any, given: Mapping[int, Any]
+        self, running: Running, visit: Visit, given: Mapping[int, Any]
     ) -> tuple[Running, dict[int, Any]]:
-        """A microbatch through the layers of this stage.
+        """A microbatch through layers of this stage.
 
         Args:
             running: what there is.
-            number: of the microbatch.
-            valid: whether there is one.
+            visit: which, and which layers.
             given: operands that are made on the way.
 
         Returns:
             What there is then, and by number results of the loop.
         """
         stages, n, n_carry = self.stages, self.stages.n, self.stages.n_carry
-        own = {k: parts[number] for k, parts in self.dealt.items()} | dict(given)
+        own = {k: parts[visit.number] for k, parts in self.dealt.items()} | dict(given)
         for k, (big, small) in self.loop.spread.items():
             if k not in own:
                 with _compat.as_if_traced_at(small):
@@ -235,57 +288,72 @@ class OnDevice:
         operands: list[Any] = [
             own.get(k, self.local.get(k)) for k in range(len(self.loop.big.invars))
         ]
-        begin, last = self.place == 0, valid & self.is_last
-        carry = [jnp.where(begin, operands[k], running.handed[k - n]) for k in range(n, stages.m)]
-        part = self.shard * self.pipe.microbatches + number
+        carry = [
+            jnp.where(visit.begin, operands[k], running.handed[k - n]) for k in range(n, stages.m)
+        ]
         own_sums = {k: x for k, x in running.sums.items() if k >= n_carry}
-        outs, own_sums = self._layers(operands, carry, own_sums, valid, part)
+        outs, own_sums = self._layers(operands, carry, own_sums, visit)
         sums = own_sums | {
-            k: total + jnp.where(last, outs[k], 0).astype(total.dtype)
+            k: total + jnp.where(visit.last, outs[k], 0).astype(total.dtype)
             for k, total in running.sums.items()
             if k < n_carry
         }
         latest = {
-            k: jnp.where(last if k < n_carry else valid, outs[k], old)
+            k: jnp.where(visit.last, outs[k], old)
+            if k < n_carry
+            else self._latest(old, outs[k], visit)
             for k, old in running.latest.items()
         }
         handed = [self._hand_on(outs[k]) for k in range(n_carry)]
         return Running(handed, sums, latest), outs
 
+    def _latest(self, old: Any, new: Any, visit: Visit) -> Any:
+        """What is the same for all microbatches, of every layer of this stage."""
+        if self.pipe.chunks == 1:
+            return jnp.where(visit.valid, new, old)
+        at = visit.chunk * self.stages.layers
+        before = jax.lax.dynamic_slice_in_dim(old, at, self.stages.layers)
+        new = jnp.where(visit.valid, new, before)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, at, 0)
+
     def _layers(
-        self,
-        operands: Sequence[Any],
-        carry: Sequence[Any],
-        sums: dict[int, Any],
-        valid: Any,
-        part: Any,
+        self, operands: Sequence[Any], carry: Sequence[Any], sums: dict[int, Any], visit: Visit
     ) -> tuple[dict[int, Any], dict[int, Any]]:
-        """One microbatch through the layers of one stage.
+        """One microbatch through one chunk of layers.
 
         Args:
             operands: of the loop, for this microbatch.
             carry: into the first layer.
             sums: what is summed per layer, so far: every layer adds to its own in place.
-            valid: whether there is a microbatch.
-            part: number of the microbatch, over all shards.
+            visit: which microbatch, and which chunk.
 
         Returns:
             Results of the loop but for those sums; and the sums.
         """
-        stages = self.stages
-        consts, xs = list(operands[: stages.n]), list(operands[stages.m :])
+        stages, pipe = self.stages, self.pipe
+        consts, part = list(operands[: stages.n]), self.shard * pipe.microbatches + visit.number
+        xs = dict(enumerate(operands))
+        # A chunk is not cut out of what the stage holds, but each of its layers by itself.
+        several = pipe.chunks > 1
+        whole = {k: xs[k] for k in xs if k >= stages.m and several and k not in stages.given}
+        scanned = {k: xs[k] for k in xs if k >= stages.m and k not in whole}
 
         def layer(state: Any, at: Any) -> tuple[Any, list[Any]]:
             (carry, sums), (number, slices) = state, at
+            own = visit.chunk * stages.layers + number if several else number
+            slices = slices | {
+                k: jax.lax.dynamic_index_in_dim(x, own, keepdims=False) for k, x in whole.items()
+            }
             env = dict(zip(stages.body.constvars, stages.body_consts, strict=True))
-            env.update(zip(stages.body.invars, [*consts, *carry, *slices], strict=True))
+            inside = [*consts, *carry, *(slices[k] for k in sorted(slices))]
+            env.update(zip(stages.body.invars, inside, strict=True))
             outs = self._evaluate(env, part)
-            after, counts = outs[: stages.n_carry], valid
+            after, counts = outs[: stages.n_carry], visit.valid
             if stages.is_uneven:
-                exists = self.stage * stages.layers + number < stages.length
-                counts = valid & exists
+                exists = self._layer(visit, number) < stages.length
+                counts = counts & exists
                 after = [jnp.where(exists, new, old) for new, old in zip(after, carry, strict=True)]
-            sums = {k: _added(total, outs[k], number, counts) for k, total in sums.items()}
+            sums = {k: _added(total, outs[k], own, counts) for k, total in sums.items()}
             return (after, sums), [outs[k] for k in stacked]
 
         stacked = [k for k in range(stages.n_carry, len(self.loop.outs)) if k not in sums]
@@ -293,11 +361,16 @@ class OnDevice:
         (after, sums), ys = jax.lax.scan(
             layer,
             (list(carry), sums),
-            (numbers, xs),
+            (numbers, scanned),
             length=stages.layers,
             reverse=stages.reverse,
         )
         return dict(enumerate(after)) | dict(zip(stacked, ys, strict=True)), sums
+
+    def _layer(self, visit: Visit, number: Any) -> Any:
+        """The number of a layer in all of the loop."""
+        chunk = visit.chunk * self.pipe.stages + self.stage
+        return chunk * self.stages.layers + number
 
     def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
         """The body of a layer, for one microbatch."""
@@ -321,6 +394,8 @@ class OnDevice:
         n = self.pipe.stages
         step = -1 if self.stages.reverse else 1
         pairs = [(i, i + step) for i in range(n) if 0 <= i + step < n]
+        if self.pipe.chunks > 1:  # from the last to the first, for its next chunk
+            pairs.append((0, n - 1) if self.stages.reverse else (n - 1, 0))
         return jax.lax.ppermute(value, PIPE, pairs)
 
 

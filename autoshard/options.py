@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoshard.intent import Intent
-from autoshard.plan.pipeline import SCHEDULES
+from autoshard.schedules import SCHEDULES
 
 _UNITS = {
     "": 1,

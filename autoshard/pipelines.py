@@ -15,8 +15,9 @@ from autoshard.errors import InfeasibleError, PipelineError, SearchInterrupted
 from autoshard.machine import LogicalMesh, Machine
 from autoshard.options import Options
 from autoshard.plan.model import Rival
-from autoshard.plan.pipeline import DATA, ONE_F_ONE_B, PIPE, SCHEDULES, TENSOR, Pipeline
+from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program
+from autoshard.schedules import ONE_F_ONE_B, SCHEDULES
 from autoshard.stacks import Estimate, Stack, estimate, pipelines, stack_of
 from autoshard.trace.function import Traced
 from autoshard.trace.microbatch import batch_size

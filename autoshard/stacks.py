@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
-from autoshard.plan.pipeline import DATA, GPIPE, PIPE, SCHEDULES, TENSOR, Pipeline
+from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program, Region, Role
+from autoshard.schedules import CIRCULAR, ONE_F_ONE_B, SCHEDULES
 
 # More microbatches than this many per stage shrink the bubble no more to speak of.
 _MOST_ROUNDS = 16
+# How often a microbatch may go round: more often, and ticks are launches and little else.
+_CHUNKS = (2, 4)
 # Of the matrix unit's rate, what large products reach where nothing better is known.
 _REACHED = 0.7
 # Gradients, and a copy of half the width to compute with: in parts of the weights' own size.
 _GRADIENTS, _COPY = 1.0, 0.5
-# How often a step reads and writes weights, and a copy of half the width, that are cast for every
-# microbatch: forward, and for either operand's gradient.
-_CASTS = 3 * (_GRADIENTS + 2 * _COPY)
+# Weights that are cast for every microbatch are read, written in half the width and read again:
+# forward, and for the gradients of either operand. In parts of their own size.
+_CASTS = 3 * (1 + 2 * _COPY)
 # How many arrays as wide as the widest are there at once: scores of attention as they are, as
 # weights, and their gradient.
 _WIDEST = 3
@@ -140,11 +142,20 @@ def pipelines(
                 # Multiples of the stages leave what the last stage makes dealt out over all.
                 if parts % stages or parts > _MOST_ROUNDS * stages:
                     continue
-                tensor = n_devices // stages // data
-                # Stacks that are filled up are copied anyway.
-                casts = (True, False) if stack.layers % stages == 0 else (True,)
-                for schedule, once in product(schedules, casts):
-                    yield Pipeline(stages, parts, data, tensor, schedule, once)
+                pipe = Pipeline(stages, parts, data, n_devices // stages // data)
+                for schedule in schedules:
+                    yield from _in_order(stack, pipe, schedule)
+
+
+def _in_order(stack: Stack, pipe: Pipeline, schedule: str) -> Iterator[Pipeline]:
+    """One with its microbatches in some order."""
+    for chunks in _CHUNKS if schedule == CIRCULAR else (1,):
+        if pipe.stages * chunks > stack.layers:
+            continue
+        divides = stack.layers % (pipe.stages * chunks) == 0
+        yield replace(pipe, schedule=schedule, chunks=chunks)
+        if divides:  # stacks that are filled up are copied anyway
+            yield replace(pipe, schedule=schedule, chunks=chunks, cast_once=False)
 
 
 def _divisors(n: int) -> list[int]:
@@ -192,13 +203,14 @@ def estimate(
         rate = max(machine.chip.flops_per_s(dtype) for dtype in ("bfloat16", "float32"))
         compute_s = total / (rate * _REACHED * machine.n_devices)
     inside = stack.flops / total
-    own = -(-stack.layers // pipe.stages)
-    uneven = own * pipe.stages / stack.layers
+    own = -(-stack.layers // (pipe.stages * pipe.chunks))  # in a tick
+    uneven = own * pipe.stages * pipe.chunks / stack.layers
     stream = stack.stream_bytes / (pipe.data * pipe.tensor)
     part = stack.stream_bytes / (pipe.data * pipe.microbatches)
     weights = stack.weight_bytes / (pipe.stages * pipe.tensor)
     # What comes after the layers is dealt out over the stages, or done by all of them at each tick.
-    dealt = 1 if pipe.schedule == GPIPE else pipe.stages
+    dealt = pipe.stages if pipe.schedule == ONE_F_ONE_B else 1
+    moved = weights if pipe.schedule == CIRCULAR else 0.0
     seconds = compute_s * (1 - inside) * dealt + compute_s * inside * uneven / (1 - pipe.bubble)
     for axis, kind, size, times in (
         (TENSOR, "all-gather", part, _EXCHANGES * own * pipe.ticks),
@@ -206,6 +218,7 @@ def estimate(
         (DATA, "reduce-scatter", weights, 1),
         (DATA, "all-gather", weights, 1),
         (PIPE, "all-gather", stream, 4),
+        (PIPE, "all-to-all", (_COPY + _GRADIENTS) * moved, 1),
     ):
         seconds += float(collective_time_s(kind, axes[axis], size)) * times
     if not pipe.cast_once:
@@ -215,5 +228,5 @@ def estimate(
     held = stack.state_bytes / machine.n_devices  # split over all devices, at best
     held += (_GRADIENTS + _COPY * pipe.cast_once) * weights
     held += _WIDEST * stack.widest_bytes / (pipe.data * pipe.microbatches * pipe.tensor)
-    held += 2 * stream if pipe.schedule == GPIPE else 0.0
+    held += 0.0 if pipe.schedule == ONE_F_ONE_B else 2 * stream
     return Estimate(pipe, mesh, seconds, held + kept)

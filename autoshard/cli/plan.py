@@ -14,7 +14,7 @@ from autoshard.cli.show import show
 from autoshard.cli.verb import UsageError, Verb, resolve
 from autoshard.options import OBJECTIVES, REMAT_WORDS, parse_size
 from autoshard.plan.model import Plan
-from autoshard.plan.pipeline import SCHEDULES
+from autoshard.schedules import SCHEDULES
 
 PLAN = "autoshard.api:plan"
 ZOO = "autoshard.models.zoo:zoo"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from autoshard.plan import units
 from autoshard.plan.model import Plan
-from autoshard.plan.pipeline import SCHEDULES
 from autoshard.report import inside, schedule, state
 from autoshard.report.table import Column, Fact, Report, Table, cut
+from autoshard.schedules import SCHEDULES
 
 _MOST_ROWS = 10
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import PipelineError
-from autoshard.plan.pipeline import ONE_F_ONE_B, Pipeline
+from autoshard.plan.pipeline import Pipeline
+from autoshard.schedules import ONE_F_ONE_B
 from autoshard.trace import gpipe, onef1b
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.layers import Layers

@@ -1,0 +1,68 @@
+"""Orders in which microbatches go through stages: the same numbers in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from autoshard import PipelineError, autoshard, plan
+from autoshard.verify.equality import compare_steps
+from tests.execute.models import STEPS, check
+from tests.laws.steps import BY_NAME, GPT, functional, gpt
+
+DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
+# Name -> step, mesh, microbatches, schedule: an example each in the first, layers that do not
+# divide in the second, two stacks in t5, of which one goes one by one.
+CASES: dict[str, tuple[Any, dict[str, int], int, str]] = {
+    "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4, "1f1b"),
+    "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4, "1f1b"),
+    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "data": 4}, 2, "1f1b"),
+    "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
+    "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
+    "gpt, round twice": (functional(gpt, DROPOUT), {"pipe": 2, "data": 2}, 4, "circular"),
+    "gpt, uneven, round twice": (
+        functional(gpt, replace(GPT, layers=7)),
+        {"pipe": 2, "tensor": 4},
+        2,
+        "circular",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_order_computes_the_same(name: str) -> None:
+    build, mesh, microbatches, schedule = CASES[name]
+    fn, args = build()
+    sharded = autoshard(fn, mesh=mesh, microbatch=microbatches, schedule=schedule, time_limit_s=1)
+    report = compare_steps(fn, sharded, args, steps=2)
+    assert sharded.plan.pipeline is not None
+    assert sharded.plan.pipeline.schedule == schedule
+    check(report)
+
+
+def _coupled(w: jax.Array, x: jax.Array) -> jax.Array:
+    """Each example's part of the loss depends on all of them."""
+
+    def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.tanh(x @ w), None
+
+    return jnp.log(jnp.exp(jax.lax.scan(layer, x, w)[0]).sum())
+
+
+def test_a_loss_that_couples_examples_goes_forward_first() -> None:
+    step, args = jax.value_and_grad(_coupled), (jnp.ones((4, 8, 8)) / 9, jnp.ones((16, 8)))
+    with pytest.raises(PipelineError, match=r"all microbatches \(.*test_schedules\.py:\d+"):
+        plan(step, *args, devices="cpu:8", pipeline=2, schedule="1f1b")
+    sharded = autoshard(step, pipeline=2, time_limit_s=1)
+    check(compare_steps(step, sharded, args, steps=1))
+    assert sharded.plan.pipeline is not None
+    assert sharded.plan.pipeline.schedule != "1f1b"
+
+
+def test_what_is_no_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="schedule='2f2b'"):
+        autoshard(lambda x: x, schedule="2f2b")

@@ -20,10 +20,10 @@ DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
 CASES: dict[str, tuple[Any, dict[str, int], int, str]] = {
     "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4, "1f1b"),
     "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4, "1f1b"),
-    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "data": 4}, 2, "1f1b"),
+    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "tensor": 4}, 2, "1f1b"),
     "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
     "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
-    "gpt, round twice": (functional(gpt, DROPOUT), {"pipe": 2, "data": 2}, 4, "circular"),
+    "gpt, round twice": (functional(gpt, DROPOUT), {"pipe": 2, "data": 4}, 2, "circular"),
     "gpt, uneven, round twice": (
         functional(gpt, replace(GPT, layers=7)),
         {"pipe": 2, "tensor": 4},

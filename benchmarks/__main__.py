@@ -13,6 +13,7 @@ COMMANDS = {
     "compiled": "benchmarks.compiled.main:main",
     "figures": "benchmarks.figures:main",
     "overhead": "benchmarks.overhead:main",
+    "pipelines": "benchmarks.pipelines:main",
     "planning": "benchmarks.planning:main",
     "published": "benchmarks.published.main:main",
     "scale": "benchmarks.scale:main",

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,9 +11,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # for its last participant: XLA aborts the process after 40 s otherwise.
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "0"
 # LLVM's optimiser is left out, and so are the emitters that make a module of MLIR of every fusion:
-# together they take most of the compile time, and change neither the HLO nor its collectives. The
-# TPU compiler ends the process at a flag that it does not know, and knows nothing of the emitters.
-_EMITTERS = "" if find_spec("libtpu") else " --xla_cpu_use_fusion_emitters=false"
+# together they take most of the compile time, and change neither the HLO nor its collectives. XLA
+# ends the process at a flag that it does not know: the TPU compiler knows nothing of the emitters,
+# and from jaxlib 0.11.1 on the CPU's knows no way without them.
+_JAXLIB = tuple(map(int, version("jaxlib").split(".")[:3]))
+_LEAVES_EMITTERS_OUT = _JAXLIB < (0, 11, 1) and not find_spec("libtpu")
+_EMITTERS = " --xla_cpu_use_fusion_emitters=false" if _LEAVES_EMITTERS_OUT else ""
 _FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     f"{_EMITTERS} --xla_cpu_collective_call_terminate_timeout_seconds=600"

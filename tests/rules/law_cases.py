@@ -79,7 +79,8 @@ ELEMENTWISE = {
         every(lax.tan, lax.asin, lax.acos, lax.atanh, lax.erf_inv), (unit("mn"),)
     ),
     "positive": Case(
-        every(lax.log, lax.log1p, lax.sqrt, lax.rsqrt, lax.lgamma, lax.digamma), (positive("mn"),)
+        every(lax.log, jnp.log2, lax.log1p, lax.sqrt, lax.rsqrt, lax.lgamma, lax.digamma),
+        (positive("mn"),),
     ),
     "above 1": Case(every(lax.acosh), (large("mn"),)),
     "two reals": Case(

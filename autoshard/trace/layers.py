@@ -104,8 +104,14 @@ def _with_loops(
     if _are_layers(inlined(big).jaxpr, inlined(small).jaxpr):
         return big, small, ()
     runs = runs_of(big)
-    (one, notes), (other, also) = rolled(big, runs), rolled(small, runs)
-    return (one, other, notes) if notes == also else (big, small, ())
+    (one, notes), (other, _) = rolled(big, runs), rolled(small, runs)
+    # Lines may differ: what JAX has traced before (`jnp.where`) keeps the callers that it had then.
+    return (one, other, notes) if _trips(one) == _trips(other) else (big, small, ())
+
+
+def _trips(closed: _compat.ClosedJaxpr) -> list[int]:
+    """How often each loop of a program runs."""
+    return [e.params["length"] for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
 
 
 def _are_layers(big: _compat.Jaxpr, small: _compat.Jaxpr) -> bool:

@@ -252,13 +252,13 @@ PIECES = {
         every(
             lambda x: x[:, 1:4], lambda x: x[:, ::2], lambda x: lax.split(x, (2, 6), axis=1),
             lambda x: lax.pad(x, 0.5, ((0, 0, 0), (1, 2, 1), (0, 0, 0))),
-            lambda x: lax.tile(x, (1, 2, 1)), lambda x: lax.unstack(x, axis=1),
+            lambda x: lax.tile(x, (1, 2, 1)), lambda x: jnp.unstack(x, axis=1),
         ),
         (real("m8k"),),
     ),
     "joined": Case(
         every(
-            lambda x, y: jnp.concatenate([x, y], 1), lambda x, y: lax.stack([x, x], axis=1)
+            lambda x, y: jnp.concatenate([x, y], 1), lambda x, y: jnp.stack([x, x], axis=1)
         ),
         (real("mnk"), real("m2k")),
     ),

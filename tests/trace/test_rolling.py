@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "llama": (llama, LLAMA),
     "vit": (vit, VIT),
 }
+# What `jnp.stack` ends in: a primitive of its own from JAX 0.10 on.
+STACK = "stack" if hasattr(jax.lax, "stack_p") else "concatenate"
 Fn = Callable[..., Any]
 
 
@@ -99,7 +101,7 @@ def has_layers(traced: Traced, leaves: list[Any]) -> None:
     assert scan_counts(backward.params)[1] == 1
     # Nothing but weights and keys is stacked: what the layers leave behind for their backward
     # layers is read as the forward loop stacks it.
-    stacks = {eqn.outvars[0] for eqn in closed.jaxpr.eqns if eqn.primitive.name == "stack"}
+    stacks = {eqn.outvars[0] for eqn in closed.jaxpr.eqns if eqn.primitive.name == STACK}
     assert stacks == {*forward.invars[sum(scan_counts(forward.params)) :]}
     close(traced, jaxpr_as_fun(closed), leaves, 1e-6)
 

@@ -40,8 +40,6 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "llama": (llama, LLAMA),
     "vit": (vit, VIT),
 }
-# What `jnp.stack` ends in: a primitive of its own from JAX 0.10 on.
-STACK = "stack" if hasattr(jax.lax, "stack_p") else "concatenate"
 Fn = Callable[..., Any]
 
 
@@ -91,6 +89,15 @@ def loops(closed: Any) -> list[Any]:
     return [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "scan"]
 
 
+def stacks(closed: Any) -> set[Any]:
+    """What is stacked for loops: `jnp.stack` is a primitive from JAX 0.10 on."""
+    found = (eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "stack")
+    if not hasattr(jax.lax, "stack_p"):
+        joined = (eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "concatenate")
+        found = (eqn for eqn in joined if eqn.params["dimension"] == 0)
+    return {eqn.outvars[0] for eqn in found}
+
+
 def has_layers(traced: Traced, leaves: list[Any]) -> None:
     closed, notes = rolled(traced.closed)
     assert len(notes) == 1
@@ -101,8 +108,7 @@ def has_layers(traced: Traced, leaves: list[Any]) -> None:
     assert scan_counts(backward.params)[1] == 1
     # Nothing but weights and keys is stacked: what the layers leave behind for their backward
     # layers is read as the forward loop stacks it.
-    stacks = {eqn.outvars[0] for eqn in closed.jaxpr.eqns if eqn.primitive.name == STACK}
-    assert stacks == {*forward.invars[sum(scan_counts(forward.params)) :]}
+    assert stacks(closed) == {*forward.invars[sum(scan_counts(forward.params)) :]}
     close(traced, jaxpr_as_fun(closed), leaves, 1e-6)
 
 

@@ -13,6 +13,7 @@ from autoshard.plan.model import Plan
 from autoshard.report.content import report
 from autoshard.report.picture import svg
 from autoshard.report.table import Table
+from autoshard.report.timeline import STYLE, drawn
 
 _STYLE = """
 .autoshard{font:13px/1.45 system-ui,sans-serif;max-width:72rem;overflow-x:auto}
@@ -61,7 +62,8 @@ def page(plan: Plan, everything: bool = False) -> str:
 
 def _parts(plan: Plan, everything: bool) -> Iterator[str]:
     content = report(plan, everything)
-    yield f'<div class="autoshard"><style>{_STYLE}</style><h3>{escape(content.title)}</h3><dl>'
+    style = _STYLE + (STYLE if any(table.timeline for table in content.tables) else "")
+    yield f'<div class="autoshard"><style>{style}</style><h3>{escape(content.title)}</h3><dl>'
     for fact in content.facts:
         tone = f' class="{fact.tone}"' if fact.tone else ""
         yield f"<dt>{escape(fact.label)}</dt><dd{tone}>{escape(fact.text)}</dd>"
@@ -74,7 +76,10 @@ def _parts(plan: Plan, everything: bool) -> Iterator[str]:
 
 
 def _table(table: Table, sizes: Mapping[str, int]) -> Iterator[str]:
-    yield f"<details open><summary>{escape(table.title)}</summary><table><thead><tr>"
+    yield f"<details open><summary>{escape(table.title)}</summary>"
+    if table.timeline is not None:
+        yield drawn(table.timeline)
+    yield "<table><thead><tr>"
     if table.pictures:
         yield '<th aria-label="how it is cut"></th>'
     for column in table.columns:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+from autoshard.plan import units
 from autoshard.plan.model import Plan
-from autoshard.report.table import Column, Table
+from autoshard.report.table import Column, Table, Timeline
 
 # Columns that are drawn of the beginning and of the end; the middle of long schedules is all alike.
 _DRAWN = 30
@@ -26,7 +30,11 @@ def table(plan: Plan) -> Table | None:
         title="schedule: time from left to right, microbatches 0-9 forward and a-j back",
         columns=(Column("stage", number=True), Column("does", whole=True)),
         rows=tuple(rows),
-        foot=f"{pipe.bubble:.1%} of the time is idle ({_IDLE})",
+        foot=(
+            f"{pipe.bubble:.1%} of the time is idle ({_IDLE}); one program runs on all stages, and"
+            f" each holds up to {units.size(plan.prediction.peak_bytes)} at once"
+        ),
+        timeline=drawable(pipe.timeline()),
     )
 
 
@@ -35,3 +43,13 @@ def _cell(does: tuple[str, int]) -> str:
     if not way:
         return _IDLE
     return str(number % 10) if way == "F" else _BACK[number % 10]
+
+
+def drawable(rows: Iterable[Iterable[Any]]) -> Timeline:
+    """Rows of `("F" | "B" | "", microbatch)`, or of several such pairs a tick."""
+    return Timeline(tuple(tuple(_work(at) for at in row) for row in rows))
+
+
+def _work(at: Any) -> tuple[tuple[str, int], ...]:
+    pairs = (at,) if at and isinstance(at[0], str) else at
+    return tuple((str(what), int(number)) for what, number in pairs if what)

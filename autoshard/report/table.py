@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoshard.program.spec import Spec
 
@@ -34,6 +34,18 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeline:
+    """What several stages do at each tick, for renderings that can draw.
+
+    Attributes:
+        rows: one per stage, of cells, one per tick: all that is done in it, such as ("F", 3) for
+            microbatch 3 going forward; nothing where the stage is idle.
+    """
+
+    rows: tuple[tuple[tuple[tuple[str, int], ...], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Rows under columns.
 
@@ -43,6 +55,7 @@ class Table:
         strong: index of a row to stand out, or None.
         pictures: one per row, None where there is nothing to draw; or none at all.
         foot: a line below.
+        timeline: to be drawn beside it, or None.
     """
 
     title: str
@@ -51,6 +64,7 @@ class Table:
     strong: int | None = None
     pictures: tuple[Picture | None, ...] = ()
     foot: str = ""
+    timeline: Timeline | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +83,9 @@ def cut(table: Table, most: int | None, what: str = "rows", how: str = "--all sh
     if most is None or left <= 1:  # the line that says "1 more" could as well be that row
         return table
     foot = f"... and {left} more {what}; {how}"
-    return Table(
-        table.title,
-        table.columns,
-        table.rows[:most],
-        table.strong,
-        table.pictures[:most],
-        "; ".join(filter(None, (table.foot, foot))),
+    return replace(
+        table,
+        rows=table.rows[:most],
+        pictures=table.pictures[:most],
+        foot="; ".join(filter(None, (table.foot, foot))),
     )

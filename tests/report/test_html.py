@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from autoshard.plan.pipeline import Pipeline
 from autoshard.program.spec import Spec
 from autoshard.report.html import page, render
 from autoshard.report.picture import svg
+from autoshard.report.schedule import drawable
 from autoshard.report.table import Picture
+from autoshard.report.timeline import drawn
 from tests.plan.sample import make_plan
 
 VOID = {"meta", "rect", "path", "br"}
@@ -131,3 +134,58 @@ def test_pictures(shape, spec, lines, mine):
     path = re.search(r' d="M0 0H48V24H0Z(.*?)"', drawn)
     assert path is not None
     assert path[1].count("M") == lines
+
+
+def cells(html: str, style: str) -> list[tuple[float, ...]]:
+    """(start, top, width, height) of all that is drawn in a style, in ticks and rows."""
+    (path,) = re.findall(rf'<path class="{style}" d="([^"]*)"/>', html) or [""]
+    found = re.findall(r"M(\S+) (\S+)h(\S+)v(\S+)h-\3z", path)
+    return [tuple(map(float, each)) for each in found]
+
+
+def test_a_pipeline_is_drawn_beside_its_table():
+    html = render(replace(make_plan(), pipeline=Pipeline(4, 8)))
+    found = parsed(html)
+    assert "4 stages over 22 ticks, forward and backward; 24 of 88 ticks of stages are idle" in (
+        found.text
+    )
+    for word in ("stage 3", "forward", "backward", "idle", "number: microbatch", "01234567"):
+        assert word in found.text
+    assert len(cells(html, "ahead")) == len(cells(html, "back")) == 4 * 8
+    # Stage 2 begins two ticks after stage 0.
+    first = {int(top): start for start, top, _, _ in reversed(cells(html, "ahead"))}
+    assert first[2] - first[0] == pytest.approx(2)
+
+
+def test_no_pipeline_no_drawing():
+    assert "timeline" not in render(make_plan())
+
+
+@pytest.mark.parametrize("microbatches", [16, 64, 1024])
+def test_long_schedules_take_no_more_room_and_few_bytes(microbatches):
+    html = drawn(drawable(Pipeline(16, microbatches).timeline()))
+    parsed(html)
+    widths = [int(w) for w in re.findall(r"max-width:(\d+)px\"", html)]
+    assert max(widths) <= 1050
+    assert len(html) < 100_000
+    whole = sum(width for _, _, width, _ in cells(html, "ahead"))
+    assert whole == pytest.approx(16 * microbatches, rel=0.07)  # but for the gaps
+
+
+def test_several_things_in_one_tick_share_its_height():
+    html = drawn(drawable([[[("F", 1), ("B", 0)], ("F", 2), ("", -1)], [[]]]))
+    assert "2 of 4 ticks" in parsed(html).text
+    (both, alone), (back,) = cells(html, "ahead"), cells(html, "back")
+    assert both[3] == back[3] == pytest.approx(alone[3] / 2)
+    assert back[1] == pytest.approx(both[1] + both[3])
+    assert back[0] == both[0]
+
+
+def test_unknown_work_is_drawn_and_named_escaped():
+    html = drawn(drawable([[("<W>", 0)]]))
+    assert "<W>" in parsed(html).text
+    assert cells(html, "other")
+
+
+def test_nothing_to_draw():
+    assert drawn(drawable([])) == drawn(drawable([[]])) == ""

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from autoshard import _compat
+from autoshard.execute.sending import sends_whole, sent_in_parts
 from autoshard.execute.shardings import Imposed
 from autoshard.rules.indexing import SCATTERS
 from autoshard.trace.surgery import value_of
@@ -94,6 +95,9 @@ class Replay:
             return values
         if name == "shard_map":
             return self._manual(eqn, values, at)
+        result = self.table.get((at, "result 0"))
+        if result is not None and sends_whole(eqn, spec := result.shardings[-1].spec):
+            return list(sent_in_parts(eqn, values, spec))
         values, params = _compat.with_bodies(
             eqn, values, eqn.params, lambda body, which: self._body(body, at + which)
         )

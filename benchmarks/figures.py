@@ -141,6 +141,49 @@ def _peak_error(pair: Result) -> float:
     return float(pair["predicted_peak_bytes"] / pair["compiled_peak_bytes"] - 1)
 
 
+def _pipelined(result: Result) -> str:
+    purposes = list(result["pairs"][0]["over_pipe"]["planned"])
+    rows = []
+    for p in result["pairs"]:
+        sent = p["over_pipe"]
+        whole = sum(c["compiled_bytes"] for c in p["collectives"])
+        unplanned = sent["unplanned"]["bytes"], sent["unplanned_elsewhere"]["bytes"]
+        rows.append(
+            [
+                f"{_pipelined_model(p)} on {p['on']}",
+                " x ".join(str(size) for size in p["asked"]["mesh"].values()),
+                str(p["microbatches"]),
+                f"{_gib('predicted')(p):.2f}",
+                f"{_gib('compiled')(p):.2f}",
+                f"{_peak_error(p):+.1%}",
+                *(_sent(sent["planned"][name]) for name in purposes),
+                *(f"{size / whole:.1%}" for size in unplanned),
+            ]
+        )
+    head = [
+        "model",
+        "pipe x data x tensor",
+        "microbatches",
+        "predicted GiB",
+        "compiled GiB",
+        "error",
+        *purposes,
+        "unplanned over pipe",
+        "unplanned elsewhere",
+    ]
+    return markdown(head, rows)
+
+
+def _pipelined_model(pair: Result) -> str:
+    remat = ", remat" if pair["asked"].get("remat") else ""
+    return f"{_model(pair)}, batch {pair['batch_size']}{remat}"
+
+
+def _sent(amount: Result) -> str:
+    """Such as "6: 24.0 MiB"."""
+    return f"{amount['count']}: {amount['bytes'] / 2**20:,.1f} MiB" if amount["count"] else "-"
+
+
 def _published_summary(result: Result) -> str:
     names = {"held_out": "held out", "fitted_on": "fitted on", "all": "all"}
     rows = [
@@ -375,6 +418,8 @@ def _wild(result: Result) -> str:
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "compiled-summary": (_compiled_summary, "compiled"),
     "compiled-models": (_compiled_models, "compiled"),
+    "pipelined-summary": (_compiled_summary, "pipelined"),
+    "pipelined": (_pipelined, "pipelined"),
     "published-summary": (_published_summary, "published"),
     "published-groups": (_published_groups, "published"),
     "costing": (_costing, "costing"),

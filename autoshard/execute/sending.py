@@ -1,7 +1,7 @@
 """Collectives that code for one shard writes, where the plan splits what they send as well.
 
-XLA's partitioner passes sums and permutes through dimensions that it splits itself; for what deals a
-dimension out, or puts it together, it makes the value whole first, and every device sends all of
+XLA's partitioner passes sums and permutes through dimensions that it splits itself; for what deals
+a dimension out, or puts it together, it makes the value whole first, and every device sends all of
 it. Under a `shard_map` over the axes of the split, too, each sends its own part.
 """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.workload import Workload
 
@@ -14,14 +15,30 @@ class Case(Workload):
 
     Attributes:
         strategy: an expert's, or "auto".
+        asked: what else is asked of planning: a mesh, microbatches, rematerialisation.
+        time_limit_s: for the search.
     """
 
     strategy: str
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    time_limit_s: float = 10.0
 
     @property
     def name(self) -> str:
         """Such as "gpt-125m scan=False, batch 64, zero3 on 8xh100"."""
-        return f"{self.called}, batch {self.batch_size}, {self.strategy} on {self.on}"
+        words = [self.called, f"batch {self.batch_size}", self.strategy, *self.asked_for]
+        return f"{', '.join(words)} on {self.on}"
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:
+        """What else is asked for, such as "mesh pipe 2 x data 4"."""
+        return tuple(f"{key} {_words(value)}" for key, value in self.asked.items())
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " x ".join(f"{name} {size}" for name, size in value.items())
+    return str(value)
 
 
 _UNROLLED = {"scan": False}

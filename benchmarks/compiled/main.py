@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="file", type=Path, metavar="FILE", help="compiled before")
     parser.add_argument("--only-from", action="store_true", help="compile nothing anew")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep what was compiled")
+    parser.add_argument("--pipelined", action="store_true", help="the table of layers in stages")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -44,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.compiled import records
     from benchmarks.compiled.cases import cases
     from benchmarks.compiled.pair import pair
+    from benchmarks.compiled.pipelined import pipelined
 
     chosen = [
         case
-        for case in cases()
+        for case in (pipelined() if args.pipelined else cases())
         if case.on in (args.on or [case.on])
         and case.model in (args.model or [case.model])
         and case.strategy in (args.strategy or [case.strategy])
@@ -154,10 +156,18 @@ def _as_json(pairs: Sequence[Pair], argv: Sequence[str] | None) -> dict[str, Any
                 "on": p.case.on,
                 "plan": p.key,
                 **(_anywhere(as_json(p.found)) if p.found else {"mesh": p.plan.mesh.sizes}),
+                **(_stages(p) if p.plan.pipeline else {}),
             }
             for p in pairs
         ],
     }
+
+
+def _stages(p: Pair) -> dict[str, Any]:
+    from benchmarks.compiled.stages import over_pipe
+
+    told = {"asked": dict(p.case.asked), "microbatches": p.plan.pipeline.microbatches}
+    return told | ({"over_pipe": over_pipe(p.found)} if p.found else {})
 
 
 def _anywhere(found: Any) -> Any:

@@ -41,7 +41,12 @@ def pair(case: Case, known: Mapping[str, Witness], compiling: bool) -> Pair:
     """
     entry = case.entry()
     step, args = entry.build(case.batch_size)
-    options = {"donate_argnums": entry.donate_argnums, "devices": case.on}
+    options = {
+        "donate_argnums": entry.donate_argnums,
+        "devices": case.on,
+        "time_limit_s": case.time_limit_s,
+        **case.asked,
+    }
     sharded = autoshard(step, strategy=case.strategy, **options)
     plan = sharded.plan_for(*args)
     key = cache.plan_key(plan, frozenset(entry.donate_argnums))

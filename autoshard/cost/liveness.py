@@ -27,6 +27,8 @@ from autoshard.program.rule import OpClass
 
 # Ops that write into their first operand where they can.
 _IN_PLACE_PREFIXES = ("scatter", "dynamic_update_slice")
+# Entry to, and exit from, code that is written for one shard.
+_MANUAL = frozenset({"manual_in", "manual_out"})
 # How far to look through fused producers for a buffer to reuse.
 _REUSE_SEARCH = 64
 
@@ -65,17 +67,10 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
     """
     n = len(program.tensors)
     n_ops = len(program.ops)
-    buffer = list(range(n))
-    for op in program.ops:
-        if shares_buffer(op):
-            source = op.inputs[1] if op.kind.endswith("_carry") else op.inputs[0]
-            if source is not None:
-                for out in op.outputs:
-                    buffer[out] = buffer[source]
-
+    stored = stored_tensors(program, habits)
+    buffer = _buffers(program, stored)
     for value, carry in _updated_in_place(program).items():
         buffer[value] = buffer[carry]
-    stored = stored_tensors(program, habits)
     for out, operand in scatters_into_sums(program).items() if habits.scatters_into_sums else ():
         buffer[out] = buffer[operand]
     runs_at = _runs_at(program, stored, habits)
@@ -92,6 +87,9 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
                 region_of[out], start[out] = region.parent, free_from[op.region]
             elif op.kind.endswith("_carry"):
                 region_of[out], start[out] = program.regions[op.region].parent, op.id
+            elif op.kind in _MANUAL and buffer[out] == out:
+                # Its operand gives way to it.
+                region_of[out], start[out] = op.region, op.id + 1
             else:
                 region_of[out], start[out] = op.region, runs_at[op.id]
 
@@ -111,10 +109,47 @@ def liveness(program: Program, habits: Habits = PLAIN) -> Liveness:
                 continue
             end = when
             inner = _child_towards(depth_path, region_of[tensor], op.region)
-            if inner is not None:
+            if inner is not None and op.kind not in _MANUAL:  # which is read once
                 end = max(end, span_end[inner])
             last[tensor] = max(last[tensor], end)
     return _collect(program, stored, buffer, start, last)
+
+
+def _buffers(program: Program, stored: Sequence[bool]) -> list[int]:
+    """Per tensor, the one whose buffer it has under another name; itself, mostly.
+
+    What enters or leaves code for one shard may be laid out anew there. If nothing else reads it as
+    it was, only the new one is left.
+    """
+    buffer = list(range(len(program.tensors)))
+    last_read = _last_reads(program)
+    for op in program.ops:
+        if not shares_buffer(op):
+            continue
+        source = op.inputs[1] if op.kind.endswith("_carry") else op.inputs[0]
+        if source is None:
+            continue
+        root = buffer[source]
+        if op.kind in _MANUAL and last_read[root] <= op.id and all(stored[o] for o in op.outputs):
+            continue
+        for out in op.outputs:
+            buffer[out] = root
+            last_read[root] = max(last_read[root], last_read[out])
+    return buffer
+
+
+def _last_reads(program: Program) -> list[int]:
+    """Per tensor, the last op that reads it; past all of them for what the caller keeps."""
+    found = [-1] * len(program.tensors)
+    for op in program.ops:
+        for t in op.inputs:
+            if t is not None:
+                found[t] = op.id
+    kept = [*program.outputs, *(leaf for leaf in program.inputs if not leaf.donated)]
+    for leaf in kept:
+        if leaf.tensor is not None:
+            found[leaf.tensor] = len(program.ops)
+    return found
 
 
 def _updated_in_place(program: Program) -> dict[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from autoshard.cost.habits import habits_of
 from autoshard.cost.liveness import liveness
@@ -108,3 +109,35 @@ def test_a_gradient_of_a_parameter_is_made_late_on_a_tpu_and_others_are_not() ->
         plain.lifetimes[op.outputs[0]].start > op.id  # type: ignore[union-attr]
         for op in products
     )
+
+
+@pytest.mark.parametrize("is_read_again", [False, True])
+def test_what_enters_code_for_one_shard_takes_the_place_of_what_nothing_else_reads(
+    is_read_again: bool,
+) -> None:
+    """It may be laid out anew there; and if it is not, it is the same buffer while both live."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+
+    def step(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+        y = x @ w
+        own = jax.shard_map(
+            lambda y, w: (y @ w) @ w,
+            mesh=mesh,
+            in_specs=(PartitionSpec("a"), PartitionSpec()),
+            out_specs=PartitionSpec("a"),
+            axis_names={"a"},
+            check_vma=False,
+        )
+        return (own(y, w), y) if is_read_again else (own(y, w),)
+
+    found = program(step, floats(8, 16), floats(16, 16))
+    live = liveness(found, habits_of("gpu"))
+    enters = next(op for op in found.ops if op.kind == "manual_in")
+    inside, outside = enters.outputs[0], enters.inputs[0]
+    assert outside is not None
+    assert (live.buffer[inside] == live.buffer[outside]) == is_read_again
+    if not is_read_again:
+        before, after = live.lifetimes[outside], live.lifetimes[inside]
+        assert before is not None
+        assert after is not None
+        assert before.end < after.start

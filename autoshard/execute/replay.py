@@ -37,6 +37,8 @@ class Replay:
         self._anew: dict[tuple[int, int], tuple[Any, Any]] = {}
         # (id of a value, sharding) -> the value, held likewise, and the same value so laid out.
         self._constrained: dict[tuple[int, Any], tuple[Any, Any]] = {}
+        # In code for one shard: the mesh's axes that its author leaves to the plan.
+        self._left: frozenset[str] = frozenset()
 
     def _constrain(self, value: Any, at: str, slot: str) -> Any:
         imposed = self.table.get((at, slot))
@@ -96,8 +98,8 @@ class Replay:
         if name == "shard_map":
             return self._manual(eqn, values, at)
         result = self.table.get((at, "result 0"))
-        if result is not None and sends_whole(eqn, spec := result.shardings[-1].spec):
-            return list(sent_in_parts(eqn, values, spec))
+        if self._left and result is not None and sends_whole(eqn):
+            return sent_in_parts(eqn, values, result.shardings[-1].spec, self._left)
         values, params = _compat.with_bodies(
             eqn, values, eqn.params, lambda body, which: self._body(body, at + which)
         )
@@ -116,15 +118,20 @@ class Replay:
 
     def _stages(self, eqn: _compat.JaxprEqn, values: list[Any], at: str) -> list[Any]:
         """The same, of which some axes are the plan's."""
-        return list(
-            _compat.shard_map(
-                self._inside(eqn.params["jaxpr"], at),
-                self.mesh,
-                in_specs=tuple(eqn.params["in_specs"]),
-                out_specs=list(eqn.params["out_specs"]),
-                manual=_compat.manual_axes(eqn),
-            )(*values)
-        )
+        manual = _compat.manual_axes(eqn)
+        around, self._left = self._left, frozenset(self.mesh.axis_names) - set(manual)
+        try:
+            return list(
+                _compat.shard_map(
+                    self._inside(eqn.params["jaxpr"], at),
+                    self.mesh,
+                    in_specs=tuple(eqn.params["in_specs"]),
+                    out_specs=list(eqn.params["out_specs"]),
+                    manual=manual,
+                )(*values)
+            )
+        finally:
+            self._left = around
 
     def _sliced_before(self, array: Any, at: str) -> Any:
         """What a scatter writes to, behind a barrier.

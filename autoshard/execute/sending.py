@@ -7,7 +7,7 @@ it. Under a `shard_map` over the axes of the split, too, each sends its own part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jax.sharding import PartitionSpec
@@ -17,30 +17,29 @@ from autoshard import _compat
 _WHOLE_TO_XLA = frozenset({"all_gather", "all_to_all", "reduce_scatter"})
 
 
-def sends_whole(eqn: _compat.JaxprEqn, spec: PartitionSpec) -> bool:
-    """Whether XLA would send whole what a plan splits.
-
-    Args:
-        eqn: in code for one shard, some of whose mesh's axes are the plan's.
-        spec: of its result, over these axes.
-    """
-    return (
-        eqn.primitive.name in _WHOLE_TO_XLA
-        and bool(eqn.params["tiled"])  # dimensions of operand and result are the same ones
-        and any(dim is not None for dim in spec)
-    )
+def sends_whole(eqn: _compat.JaxprEqn) -> bool:
+    """Whether XLA would send whole what an equation in code for one shard is to send."""
+    # Tiled: the dimensions of operand and result are the same ones, and split alike.
+    return eqn.primitive.name in _WHOLE_TO_XLA and bool(eqn.params["tiled"])
 
 
 def sent_in_parts(
-    eqn: _compat.JaxprEqn, values: Sequence[Any], spec: PartitionSpec
-) -> Sequence[Any]:
-    """The collective on every device's part."""
-    axes = {a for dim in spec for a in ((dim,) if isinstance(dim, str) else dim or ())}
+    eqn: _compat.JaxprEqn, values: Sequence[Any], spec: PartitionSpec, left: Collection[str]
+) -> list[Any]:
+    """The collective on every device's part.
+
+    Args:
+        eqn: such that `sends_whole`.
+        values: its operand.
+        spec: of its result, over
+        left: axes of the mesh that are not the author's. All of them: XLA for CPUs dies of a sum
+            of bfloat16 where any is left open ("Invalid binary instruction opcode copy").
+    """
 
     def send(*parts: Any) -> list[Any]:
         return _compat.bind(eqn, list(parts), eqn.params)
 
     around = _compat.shard_map(
-        send, None, in_specs=(spec,) * len(values), out_specs=[spec], manual=axes
+        send, None, in_specs=(spec,) * len(values), out_specs=[spec], manual=left
     )
     return list(around(*values))

@@ -142,9 +142,10 @@ def _peak_error(pair: Result) -> float:
 
 
 def _pipelined(result: Result) -> str:
-    purposes = list(result["pairs"][0]["over_pipe"]["planned"])
+    pairs = [p for p in result["pairs"] if "over_pipe" in p]
+    purposes = list(pairs[0]["over_pipe"]["planned"])
     rows = []
-    for p in result["pairs"]:
+    for p in pairs:
         sent = p["over_pipe"]
         whole = sum(c["compiled_bytes"] for c in p["collectives"])
         unplanned = sent["unplanned"]["bytes"], sent["unplanned_elsewhere"]["bytes"]

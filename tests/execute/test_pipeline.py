@@ -8,17 +8,33 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from autoshard import PipelineError, autoshard, plan
+from autoshard.models import gpt_linen, moe, training
 from autoshard.plan.model import Plan
 from autoshard.plan.pipeline import Pipeline
-from autoshard.verify.equality import compare_steps
+from autoshard.verify.equality import BFLOAT16_TOLERANCE, compare_steps
 from tests.execute.models import STEPS, check
-from tests.laws.steps import BY_NAME, GPT, functional, gpt
+from tests.laws.steps import ADAMW, BY_NAME, GPT, MOE, functional, gpt, modules
+
+
+class _Unbalanced:
+    """Experts whose loss does not balance them over all tokens."""
+
+    example_inputs = staticmethod(moe.example_inputs)
+
+    @staticmethod
+    def loss(params: Any, batch: Any, config: Any) -> jax.Array:
+        logits, _ = moe.apply(params, batch["inputs"], config)
+        return training.cross_entropy(logits, batch["targets"])
+
 
 DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
+# Well below the norm of the gradients, so that all of them depend on each other.
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.05), ADAMW)
 # Name -> step, mesh, microbatches: an example each in the second, layers that do not divide
 # in the third, two stacks in t5.
 CASES: dict[str, tuple[Any, dict[str, int], int]] = {
@@ -29,6 +45,19 @@ CASES: dict[str, tuple[Any, dict[str, int], int]] = {
     "gpt, unrolled": (
         functional(gpt, replace(GPT, layers=4, scan=False)),
         {"pipe": 2, "data": 4},
+        2,
+    ),
+    "gpt, eight stages": (functional(gpt, replace(GPT, layers=8)), {"pipe": 8}, 8),
+    "gpt, accumulated and clipped": (
+        functional(gpt, replace(GPT, layers=4), CLIPPED, pieces=2),
+        {"pipe": 4, "tensor": 2},
+        4,
+    ),
+    "gpt, nnx": (modules(GPT), {"pipe": 2, "data": 2, "tensor": 2}, 2),
+    "gpt, linen": (functional(gpt_linen, GPT), {"pipe": 2, "data": 4}, 2),
+    "moe": (
+        functional(_Unbalanced, replace(MOE, layers=2)),
+        {"pipe": 2, "data": 2, "tensor": 2},
         2,
     ),
     "llama": (STEPS["llama"], {"pipe": 2, "data": 4}, 2),
@@ -47,6 +76,15 @@ def test_stages_compute_the_same(name: str) -> None:
     wanted = Pipeline(mesh["pipe"], microbatches, sizes["data"], sizes["tensor"])
     assert sharded.plan.pipeline == wanted
     check(report)
+
+
+def test_narrow_floats_are_as_close_as_they_can_be() -> None:
+    fn, args = BY_NAME["gpt bfloat16"].build()
+    mesh = {"pipe": 2, "data": 2, "tensor": 2}
+    sharded = autoshard(fn, mesh=mesh, microbatch=2, time_limit_s=1)
+    report = compare_steps(fn, sharded, args, steps=2)
+    assert sharded.plan.pipeline == Pipeline(2, 2, 2, 2)
+    assert report.agrees(BFLOAT16_TOLERANCE), report
 
 
 def test_a_number_of_stages_is_enough_and_the_plan_is_kept(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class Config:
             nobody reads it; frameworks that call the layer again do not.
         experts: of every other layer, the first among them; 0: all layers are dense.
         expert_group: see `experts.mlp`.
+        head_one_in: of so many examples, one passes through the head; what the others take hides
+            behind a pipeline stage that is fuller than the head's (`stages.py`).
     """
 
     layers: int
@@ -74,11 +76,10 @@ class Config:
     remat_last: bool = False
     experts: int = 0
     expert_group: int = 0
+    head_one_in: int = 1
 
 
-def shapes(config: Config) -> Params:
-    """Every parameter's shape; layers are stacked."""
-    c = config
+def _layer_shapes(c: Config) -> dict[str, tuple[int, ...]]:
     layer: dict[str, tuple[int, ...]] = {
         "norm1": (c.embed,),
         "query": (c.embed, c.heads, c.head_dim),
@@ -91,6 +92,13 @@ def shapes(config: Config) -> Params:
     }
     if c.gated:
         layer["gate"] = (c.embed, c.hidden)
+    return layer
+
+
+def shapes(config: Config) -> Params:
+    """Every parameter's shape; layers are stacked."""
+    c = config
+    layer = _layer_shapes(c)
     found: Params = {
         "embed": (c.vocab, c.embed),
         "layers": _stacked(layer, c.layers // 2 if c.experts else c.layers),
@@ -113,6 +121,11 @@ def _stacked(layer: dict[str, tuple[int, ...]], count: int) -> dict[str, tuple[i
 def parameters(config: Config) -> int:
     """How many numbers the model has."""
     return sum(math.prod(s) for s in jax.tree.leaves(shapes(config), is_leaf=_is_shape))
+
+
+def layer_parameters(config: Config) -> int:
+    """How many numbers a layer has."""
+    return sum(math.prod(s) for s in jax.tree.leaves(_layer_shapes(config), is_leaf=_is_shape))
 
 
 def _is_shape(x: Any) -> bool:
@@ -216,8 +229,15 @@ def loss(params: Params, tokens: jax.Array, targets: jax.Array, config: Config) 
     kinds = [kind for kind in ("expert_layers", "layers") if kind in params]
     stacks = tuple(params[kind] for kind in kinds)
     x = parts.run_layers(block, stacks, x, scan=True, remat=False)
+    if config.head_one_in > 1:
+        x, targets = (_one_in(config.head_one_in, every) for every in (x, targets))
     x = parts.rms_norm(params["final_norm"], x)
     head = params["embed"].T if config.tied else params["head"]
     logits = (x @ head).astype(jnp.float32)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
+
+
+def _one_in(n: int, examples: jax.Array) -> jax.Array:
+    """One of every `n` examples that follow each other, so that shards of the batch stay alike."""
+    return examples.reshape(-1, n, *examples.shape[1:])[:, 0]

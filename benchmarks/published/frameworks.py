@@ -35,6 +35,8 @@ class Framework:
         tied: whether embedding and output projection are one, where the row does not say.
         learned_positions: a table of positions.
         pad_vocab: multiple that the vocabulary is padded to, per tensor shard.
+        cut: how layers are dealt out over pipeline stages, a key of `stages.CUTS`.
+        schedule: of pipelines that are not interleaved.
     """
 
     pattern: str
@@ -54,6 +56,8 @@ class Framework:
     tied: bool = True
     learned_positions: bool = True
     pad_vocab: int = 128
+    cut: str = "evenly"
+    schedule: str = "1f1b"
 
 
 _XLA = Framework(
@@ -112,9 +116,11 @@ FRAMEWORKS = (
         pattern=r"^nanotron",
         source="nanotron: bfloat16 parameters, float32 gradients and master copies; flash-attn 2. "
         "Its published grid shows gradients reduced beside nothing: from 8 to 256 replicas of the "
-        "1.34B model, each with the same microbatches, a step grows by the whole reduction",
+        "1.34B model, each with the same microbatches, a step grows by the whole reduction. "
+        "Stages: `build_model` in its models/base.py",
         overlap=False,
         learned_positions=False,
+        cut="by weights",
     ),
     Framework(
         pattern=r"^Composer",

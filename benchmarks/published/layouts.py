@@ -2,7 +2,9 @@
 
 A published run follows its layout to the letter, so of the options that a strategy leaves to the
 search some more go: FSDP gathers a layer where it is used, although there may be memory to keep
-all of them, and Megatron keeps matrices cut where they rest, although here memory is no limit.
+all of them, and Megatron keeps matrices cut where they rest, although here memory is no limit. In a
+pipeline the last stage has the head: the others have nothing else to do meanwhile, so that it takes
+as long as if every stage had it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autoshard.plan.pipeline import PIPE
 from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Node
 from autoshard.search.kinds import WITHOUT_BATCH, Kind
@@ -19,6 +22,7 @@ from autoshard.search.reduce import Keep
 from autoshard.search.strategy import Strategy, combined, restrict
 from autoshard.strategies import STRATEGIES
 from benchmarks.published.rows import Layout
+from benchmarks.published.stages import Stages
 
 Mask = NDArray[np.bool_]
 
@@ -31,6 +35,11 @@ def mesh_sizes(layout: Layout) -> tuple[tuple[str, int], ...]:
     if layout.data > 1 and layout.fsdp > 1:
         return (("data", layout.data), ("fsdp", layout.fsdp), ("tensor", layout.tensor))
     return (("data", layout.data * layout.fsdp), ("tensor", layout.tensor))
+
+
+def pipeline_sizes(layout: Layout, stages: Stages | None) -> dict[str, int]:
+    """Axes of the mesh, with a pipeline or without."""
+    return dict(mesh_sizes(layout)) if stages is None else stages.pipeline.sizes
 
 
 def stage(layout: Layout) -> int:
@@ -50,7 +59,7 @@ def strategy_of(layout: Layout) -> Strategy:
     return combined(*parts) if parts else STRATEGIES["data_parallel"]
 
 
-def allowed(numbers: MeshProblem, layout: Layout) -> Keep:
+def allowed(numbers: MeshProblem, layout: Layout, stages: Stages | None = None) -> Keep:
     """The options that a published layout leaves to every node."""
     keep = restrict(numbers, strategy_of(layout))
     axes = {axis.name: a for a, axis in enumerate(numbers.mesh.axes) if axis.size > 1}
@@ -61,6 +70,8 @@ def allowed(numbers: MeshProblem, layout: Layout) -> Keep:
             keep[node.id] = exact.tensor(node, keep[node.id], axes["tensor"])
         if shards is not None and stage(layout) == 3:
             keep[node.id] = exact.shards(node, keep[node.id], shards)
+        if stages is not None:
+            keep[node.id] = exact.stages(node, keep[node.id], axes[PIPE], stages)
     return keep
 
 
@@ -88,6 +99,15 @@ class _Exact:
         """Parameters and gradients are cut wherever they are not just being used."""
         wanted = self.anatomy.kinds[node.id] in WITHOUT_BATCH and node.use_of is None
         return self._cut(node, keep, axis) if wanted else keep
+
+    def stages(self, node: Node, keep: list[int], axis: int, stages: Stages) -> list[int]:
+        """State lies with its layers; nothing else is dealt out over stages."""
+        layers = stages.layers * stages.pipeline.stages
+        classes = self.layouts.classes[node.id]
+        at_rest = self.anatomy.kinds[node.id] in WITHOUT_BATCH
+        options = self.layouts.options[node.id][:, axis]
+        own = [at_rest and self.graph.size[c] == layers for c in classes]
+        return [k for k in keep if options[k] < 0 or own[options[k]]] or keep
 
     def _cut(self, node: Node, keep: list[int], axis: int) -> list[int]:
         options = self.layouts.options[node.id][:, axis]

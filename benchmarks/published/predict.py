@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-from autoshard.errors import AutoshardError
+from autoshard.errors import AutoshardError, PipelineError
 from autoshard.machine.meshes import mesh_from_sizes
 from autoshard.machine.model import Machine, Overlap
 from autoshard.program.ir import Program
 from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, build_problem
 from autoshard.search.solve import solve
-from autoshard.trace.function import trace
+from autoshard.trace.function import Traced, trace
+from autoshard.trace.pipeline import Layers, layers_of
 from autoshard.trace.signature import signature
 from benchmarks.published import decoder, training
 from benchmarks.published.frameworks import (
@@ -26,8 +27,10 @@ from benchmarks.published.frameworks import (
 )
 from benchmarks.published.hardware import UnknownMachine, chip_of, machine_of
 from benchmarks.published.launches import launches
-from benchmarks.published.layouts import allowed, mesh_sizes
+from benchmarks.published.layouts import allowed, pipeline_sizes, stage
+from benchmarks.published.outside import outside_s as outside
 from benchmarks.published.rows import Layout, Row
+from benchmarks.published.stages import Stages, stages_of
 from benchmarks.published.sums import hidden_s, sums_of
 
 # Layouts are given, so memory is a result and no limit.
@@ -54,6 +57,7 @@ class Case:
     config: decoder.Config
     recipe: training.Recipe
     layout: Layout
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,6 @@ def case_of(row: Row) -> Case:
         Unsupported: with the reason.
     """
     layout, model = row.layout, row.model
-    if row.pipe not in (None, 1):
-        raise Unsupported("pipeline dimension not there yet")
     wanted = ["kind", "layers", "d_model", "n_heads", "seq"]
     if model["kind"] == _MIXED:
         wanted += ["experts", "expert_group_size"]
@@ -111,12 +113,15 @@ def case_of(row: Row) -> Case:
         raise Unsupported(f"model kind {model['kind']} is not built here")
     if layout is None:
         raise Unsupported("the source does not say the layout, or a compiler chose it")
-    stated = layout.data * layout.fsdp * layout.tensor * layout.context
+    pipe = row.pipe or 1
+    stated = layout.data * layout.fsdp * layout.tensor * layout.context * pipe
     if stated != row.chips:
         raise Unsupported(f"the stated sizes make {stated} devices of {row.chips}")
     for name in ("context", "expert"):
         if getattr(layout, name) > 1:
             raise Unsupported(f"{name} dimension not built here yet")
+    if pipe > 1 and stage(layout) > 1:
+        raise Unsupported("gradients or parameters in shards between pipeline stages")
     if row.offload or "offload" in row.remat:
         raise Unsupported("activations offloaded to the host are not modelled")
     try:
@@ -128,7 +133,15 @@ def case_of(row: Row) -> Case:
     config = _config(row, framework, remat, recipe)
     if layout.sequence_parallel is None:
         layout = replace(layout, sequence_parallel=framework.sequence_parallel)
-    return Case(config, recipe, layout)
+    if pipe == 1:
+        return Case(config, recipe, layout)
+    stages = _stages(row, framework, config, recipe)
+    config = replace(
+        config,
+        layers=stages.layers * pipe,
+        head_one_in=1 if stages.waits_for_head else recipe.microbatches,
+    )
+    return Case(config, recipe, layout, stages)
 
 
 def _recipe(row: Row, framework: Framework) -> training.Recipe:
@@ -159,6 +172,30 @@ def _recipe(row: Row, framework: Framework) -> training.Recipe:
         compute_dtype=half,
         grad_dtype=named(framework.grad_dtype),
         optimizer=_KINDS[row.model["kind"]],
+    )
+
+
+def _stages(
+    row: Row, framework: Framework, config: decoder.Config, recipe: training.Recipe
+) -> Stages:
+    layout, pipe = row.layout, row.pipe
+    assert layout is not None
+    assert pipe is not None
+    if pipe > config.layers:
+        raise Unsupported(f"{config.layers} layers are fewer than {pipe} stages")
+    sizes = {
+        "stages": pipe,
+        "microbatches": recipe.microbatches,
+        "data": layout.data,
+        "tensor": layout.tensor,
+    }
+    return stages_of(
+        framework.cut,
+        config.layers,
+        config.vocab * config.embed / decoder.layer_parameters(config),
+        sizes,
+        schedule=framework.schedule if row.chunks == 1 else "circular",
+        chunks=row.chunks,
     )
 
 
@@ -240,13 +277,50 @@ def _analysis(config: decoder.Config, recipe: training.Recipe) -> Analysis:
     return Analysis(program)
 
 
+def _launched(case: Case) -> Program:
+    """Whose kernels a Python process launches: those of one stage, in a pipeline."""
+    if case.stages is None:
+        return _analysis(case.config, case.recipe).program
+    stage = replace(case.config, layers=case.stages.layers, head_one_in=1)
+    passes = replace(case.recipe, microbatches=round(case.stages.passes))
+    return _analysis(stage, passes).program
+
+
+@lru_cache(maxsize=64)
+def _pipelined(config: decoder.Config, recipe: training.Recipe, stages: Stages) -> Analysis:
+    """Of a run's program with its layers cut into stages."""
+    try:
+        program = _layers(config, training.at_once(recipe)).pipelined(stages.pipeline).program
+    except PipelineError as error:
+        raise Unsupported(str(error)) from error
+    ticks = stages.pipeline.ticks
+    regions = tuple(
+        replace(region, trip_count=stages.passes)
+        if region.kind == "scan"
+        and program.regions[region.parent].kind == "manual"
+        and region.trip_count == ticks
+        else region
+        for region in program.regions
+    )
+    return Analysis(replace(program, regions=regions, _times={}))
+
+
+@lru_cache(maxsize=16)
+def _layers(config: decoder.Config, recipe: training.Recipe) -> Layers:
+    return layers_of(_trace(config, recipe))
+
+
 @lru_cache(maxsize=16)
 def _traced(config: decoder.Config, recipe: training.Recipe) -> Program:
+    return _trace(config, recipe).program
+
+
+def _trace(config: decoder.Config, recipe: training.Recipe) -> Traced:
     step = training.make_step(partial(decoder.loss, config=config), recipe)
     state = training.state_structs(partial(decoder.structs, config), recipe)
     args = (state, *training.batch_structs(recipe, config.seq))
     sig = signature(args, ["state", "tokens", "targets"])
-    return trace(step, sig, name="train_step", donated=frozenset({0})).program
+    return trace(step, sig, name="train_step", donated=frozenset({0}))
 
 
 def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
@@ -262,13 +336,16 @@ def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     """
     try:
         machine = tuned(machine_of(row), framework_of(row), efficiency)
-        mesh = mesh_from_sizes(machine, dict(mesh_sizes(case.layout)))
+        mesh = mesh_from_sizes(machine, pipeline_sizes(case.layout, case.stages))
     except (AutoshardError, ValueError) as error:
         raise Unsupported(str(error)) from error
-    numbers = build_problem(_analysis(case.config, case.recipe), machine, mesh, _NO_LIMIT_BYTES)
-    solution = solve(
-        numbers.problem, keep=allowed(numbers, case.layout), exact=False, max_sweeps=_SWEEPS
-    )
+    if case.stages is None:
+        analysis = _analysis(case.config, case.recipe)
+    else:
+        analysis = _pipelined(case.config, case.recipe, case.stages)
+    numbers = build_problem(analysis, machine, mesh, _NO_LIMIT_BYTES)
+    keep = allowed(numbers, case.layout, case.stages)
+    solution = solve(numbers.problem, keep=keep, exact=False, max_sweeps=_SWEEPS)
     if solution.choice is None:
         raise Unsupported("no layout follows the strategy")
     answer = Answer(numbers, solution.choice)
@@ -276,9 +353,14 @@ def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     found = answer.prediction(collectives)
     sums = sums_of(collectives, mesh, machine.chip, case.recipe)
     hidden = hidden_s(sums, found.compute_s, case.recipe, machine.chip.overlap)
-    launched = launches(answer.program, collectives) if framework_of(row).eager else 0
+    launched = launches(_launched(case), collectives) if framework_of(row).eager else 0
+    outside_s = (
+        0.0
+        if case.stages is None
+        else outside(collectives, mesh, case.config, case.recipe.grad_dtype)
+    )
     return Predicted(
-        device_s=found.step_s - sums.saved_s - hidden,
+        device_s=found.step_s - sums.saved_s - hidden - outside_s,
         launched_s=launched * efficiency.launch_s,
         peak_bytes=found.peak_bytes,
     )

@@ -42,6 +42,7 @@ class Row:
         microbatches: how many of them one replica runs a step.
         layout: how it was cut; None where the source does not say or a compiler chose.
         pipe: pipeline stages; None if not said.
+        chunks: pieces of layers on each stage (interleaved schedule); 1 where not said.
         step_s: measured, or plain arithmetic on what was; None if neither time nor rate is known.
         memory_bytes: measured on one device.
         status: "oom", "failed" or "".
@@ -62,6 +63,7 @@ class Row:
     microbatches: int | None
     layout: Layout | None
     pipe: int | None
+    chunks: int
     offload: bool
     step_s: float | None
     memory_bytes: float | None
@@ -92,6 +94,7 @@ def read(record: Mapping[str, Any]) -> Row:
         microbatches=layout.get("num_microbatches"),
         layout=_layout(record),
         pipe=layout.get("pipe"),
+        chunks=layout.get("interleave") or 1,
         offload=bool(layout.get("offload_activations")),
         step_s=_step_s(record),
         memory_bytes=_memory_bytes(measured),

@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
+
 from autoshard.cost.collectives import collective_time_s
 from autoshard.machine.model import Chip, LogicalMesh, Overlap
 from autoshard.plan.model import Collective
@@ -66,7 +68,7 @@ def sums_of(
     axis = next(axis for axis in mesh.axes if axis.name == "data")
     size_bytes: dict[str, float] = defaultdict(float)
     for one in sent:
-        size_bytes[one.kind] += one.bytes
+        size_bytes[one.kind] += one.bytes * _widened(one, recipe)
     buffered_s = sum(
         collective_time_s(kind, axis, size, max(1.0, size / _LATENCY_BYTES))
         for kind, size in size_bytes.items()
@@ -79,6 +81,17 @@ def sums_of(
         buffered_s=buffered_s * exposed_s / seconds if seconds else 0.0,
         copies_s=copied_bytes / (chip.memory_bytes_per_s * chip.memory_efficiency),
     )
+
+
+def _widened(sent: Collective, recipe: Recipe) -> float:
+    """Bytes of a gradient as it is added up, over those of one as the program sends it.
+
+    Pipelines add up microbatches in a wide dtype, and send the sum in that of the layers.
+    """
+    if sent.kind == "all-gather":  # parameters
+        return 1.0
+    have = jnp.dtype(sent.tensor.partition("[")[0]).itemsize
+    return jnp.dtype(recipe.grad_dtype).itemsize / have
 
 
 def hidden_s(sums: Sums, compute_s: float, recipe: Recipe, overlap: Overlap) -> float:

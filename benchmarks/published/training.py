@@ -11,7 +11,7 @@ leading dimension of replicas, over which gradients are summed when the loop has
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -49,6 +49,13 @@ class Recipe:
     grad_dtype: str = "float32"
     moment_dtype: str = "float32"
     optimizer: str = "adam"
+
+
+def at_once(recipe: Recipe) -> Recipe:
+    """The same batch without microbatches or replicas: a pipeline is made from such a step."""
+    return replace(
+        recipe, microbatches=1, replicas=1, microbatch=recipe.microbatch * recipe.microbatches
+    )
 
 
 def state_structs(params: Callable[[str], Params], recipe: Recipe) -> Params:

@@ -50,8 +50,6 @@ class Config:
             nobody reads it; frameworks that call the layer again do not.
         experts: of every other layer, the first among them; 0: all layers are dense.
         expert_group: see `experts.mlp`.
-        head_one_in: of so many examples, one passes through the head; what the others take hides
-            behind a pipeline stage that is fuller than the head's (`stages.py`).
     """
 
     layers: int
@@ -76,7 +74,6 @@ class Config:
     remat_last: bool = False
     experts: int = 0
     expert_group: int = 0
-    head_one_in: int = 1
 
 
 def _layer_shapes(c: Config) -> dict[str, tuple[int, ...]]:
@@ -229,15 +226,8 @@ def loss(params: Params, tokens: jax.Array, targets: jax.Array, config: Config) 
     kinds = [kind for kind in ("expert_layers", "layers") if kind in params]
     stacks = tuple(params[kind] for kind in kinds)
     x = parts.run_layers(block, stacks, x, scan=True, remat=False)
-    if config.head_one_in > 1:
-        x, targets = (_one_in(config.head_one_in, every) for every in (x, targets))
     x = parts.rms_norm(params["final_norm"], x)
     head = params["embed"].T if config.tied else params["head"]
     logits = (x @ head).astype(jnp.float32)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
-
-
-def _one_in(n: int, examples: jax.Array) -> jax.Array:
-    """One of every `n` examples that follow each other, so that shards of the batch stay alike."""
-    return examples.reshape(-1, n, *examples.shape[1:])[:, 0]

@@ -1,4 +1,4 @@
-"""What passes between stages beside the stream of microbatches.
+"""What a pipeline does outside of its stages, as frameworks do it.
 
 A pipeline of the product begins and ends at every stage: what goes into its layers and comes out of
 them is dealt out over all stages, once a step. In frameworks the first stage looks tokens up, the
@@ -17,10 +17,13 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.machine.model import LogicalMesh
 from autoshard.plan.model import Collective
 from autoshard.plan.pipeline import PIPE, TENSOR
+from autoshard.search.answer import Answer
+from autoshard.search.kinds import WITHOUT_BATCH
 from benchmarks.published.decoder import Config
+from benchmarks.published.stages import Stages
 
 
-def outside_s(
+def between_s(
     collectives: Sequence[Collective], mesh: LogicalMesh, config: Config, grad_dtype: str
 ) -> float:
     """What the product sends over stages once a step, less what frameworks do.
@@ -38,3 +41,24 @@ def outside_s(
     size = config.vocab * config.embed * jnp.dtype(grad_dtype).itemsize
     # Half is sent there and half comes back, and then once more: an all-reduce of two.
     return sent_s - collective_time_s("permute", axes[PIPE], size / axes[TENSOR].size)
+
+
+def unseen_s(answer: Answer, collectives: Sequence[Collective], stages: Stages) -> float:
+    """What the head takes while the step waits for another stage.
+
+    The priced program has the head of every microbatch. Where the last stage is not the fullest,
+    all but one of them hide behind the layers of another.
+    """
+    if stages.waits_for_head:
+        return 0.0
+    numbers, kinds = answer.numbers, answer.numbers.analysis.anatomy.kinds
+    head = {
+        node.id
+        for node in answer.graph.nodes
+        if kinds[node.id] not in WITHOUT_BATCH
+        and all(answer.program.ops[o].region == 0 for o in node.ops)
+    }
+    terms, own_s = numbers.terms, numbers.prices.own_s
+    head_s = sum(own_s[form][answer.choice[node]] for node, form in terms.own if node in head)
+    head_s += sum(c.exposed_s for c in collectives if c.count == 1 and c.axes == (TENSOR,))
+    return float(head_s) * (1 - 1 / stages.pipeline.microbatches)

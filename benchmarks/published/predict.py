@@ -28,7 +28,7 @@ from benchmarks.published.frameworks import (
 from benchmarks.published.hardware import UnknownMachine, chip_of, machine_of
 from benchmarks.published.launches import launches
 from benchmarks.published.layouts import allowed, pipeline_sizes, stage
-from benchmarks.published.outside import outside_s as outside
+from benchmarks.published.outside import between_s, unseen_s
 from benchmarks.published.rows import Layout, Row
 from benchmarks.published.stages import Stages, stages_of
 from benchmarks.published.sums import hidden_s, sums_of
@@ -136,11 +136,7 @@ def case_of(row: Row) -> Case:
     if pipe == 1:
         return Case(config, recipe, layout)
     stages = _stages(row, framework, config, recipe)
-    config = replace(
-        config,
-        layers=stages.layers * pipe,
-        head_one_in=1 if stages.waits_for_head else recipe.microbatches,
-    )
+    config = replace(config, layers=stages.layers * pipe)
     return Case(config, recipe, layout, stages)
 
 
@@ -281,7 +277,7 @@ def _launched(case: Case) -> Program:
     """Whose kernels a Python process launches: those of one stage, in a pipeline."""
     if case.stages is None:
         return _analysis(case.config, case.recipe).program
-    stage = replace(case.config, layers=case.stages.layers, head_one_in=1)
+    stage = replace(case.config, layers=case.stages.layers)
     passes = replace(case.recipe, microbatches=round(case.stages.passes))
     return _analysis(stage, passes).program
 
@@ -354,11 +350,10 @@ def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     sums = sums_of(collectives, mesh, machine.chip, case.recipe)
     hidden = hidden_s(sums, found.compute_s, case.recipe, machine.chip.overlap)
     launched = launches(_launched(case), collectives) if framework_of(row).eager else 0
-    outside_s = (
-        0.0
-        if case.stages is None
-        else outside(collectives, mesh, case.config, case.recipe.grad_dtype)
-    )
+    outside_s = 0.0
+    if case.stages is not None:
+        outside_s = between_s(collectives, mesh, case.config, case.recipe.grad_dtype)
+        outside_s += unseen_s(answer, collectives, case.stages)
     return Predicted(
         device_s=found.step_s - sums.saved_s - hidden - outside_s,
         launched_s=launched * efficiency.launch_s,

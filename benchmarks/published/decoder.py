@@ -120,9 +120,9 @@ def parameters(config: Config) -> int:
     return sum(math.prod(s) for s in jax.tree.leaves(shapes(config), is_leaf=_is_shape))
 
 
-def layer_parameters(config: Config) -> int:
-    """How many numbers a layer has."""
-    return sum(math.prod(s) for s in jax.tree.leaves(_layer_shapes(config), is_leaf=_is_shape))
+def layer_weights(config: Config) -> int:
+    """How many numbers a layer's matrices have."""
+    return sum(math.prod(shape) for shape in _layer_shapes(config).values() if len(shape) > 1)
 
 
 def _is_shape(x: Any) -> bool:

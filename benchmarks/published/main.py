@@ -1,8 +1,9 @@
 """Predicted beside measured for training runs that others published.
 
-Every run without a pipeline is built as a JAX train step, traced, laid out by the strategy that
-the row names, and priced by the code that plans use. Ranks and regret are taken among runs of one
-group with equal precision, batch and framework.
+Every run is built as a JAX train step, traced, cut into stages where it ran as a pipeline, laid out
+by the strategy that the row names, and priced by the code that plans use. Ranks and regret are
+taken among runs of one group with equal precision, batch and framework. Interleaved pipelines that
+are priced as if they were not are listed by themselves.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 def _fit(rows: Sequence[Any], files: Sequence[str]) -> None:
     from benchmarks.published.fit import fit
 
-    cases, _ = _cases(rows)
+    # Pipelines take no part, so that all of them show what the numbers are worth elsewhere.
+    cases = [(row, case) for row, case in _cases(rows)[0] if case.stages is None]
     command = f"python -m benchmarks published {' '.join(files)} --fit"
     found = {"command": command, "families": fit(cases)}
     _FITTED.write_text(json.dumps(found, indent=1) + "\n")
@@ -94,16 +96,22 @@ def evaluate(
             print(f"published: {n} of {len(cases)} runs", file=sys.stderr)
         try:
             predicted = predict(row, case, efficiency_of(row, fitted))
-            scored.append(Scored(row, predicted, is_fitted_on(row)))
+            scored.append(Scored(row, predicted, is_fitted_on(row), case.stages))
         except Unsupported as error:
             unsupported.append(_unsupported(row, error))
+    alike = [s for s in scored if s.stages is None or s.stages.takes_as_long]
+    other = [s for s in scored if s.stages is not None and not s.stages.takes_as_long]
     found = {
-        "groups": groups(scored),
+        "groups": groups(alike),
+        "interleaved": groups(other),
         "unsupported": unsupported,
         "summary": {
-            "held_out": summary([s for s in scored if not s.fitted]),
-            "fitted_on": summary([s for s in scored if s.fitted]),
-            "all": summary(scored),
+            "held_out": summary([s for s in alike if not s.fitted]),
+            "fitted_on": summary([s for s in alike if s.fitted]),
+            "all": summary(alike),
+            "with_pipelines": summary(_with_pipelines(alike)),
+            "without_pipelines": summary([s for s in alike if s.stages is None]),
+            "interleaved": summary(other),
         },
     }
     if listed:
@@ -114,7 +122,7 @@ def evaluate(
                 "framework": s.row.framework,
                 "predicted_step_s": s.predicted.step_s,
                 "measured_step_s": s.row.step_s,
-                "predicted_peak_bytes": s.predicted.peak_bytes,
+                "predicted_peak_bytes": s.peak_bytes,
                 "measured_memory_bytes": s.row.memory_bytes,
             }
             for s in scored
@@ -122,9 +130,15 @@ def evaluate(
     return found
 
 
+def _with_pipelines(scored: Sequence[Any]) -> list[Any]:
+    """All runs of the groups in which one is a pipeline."""
+    names = {s.row.group for s in scored if s.stages is not None}
+    return [s for s in scored if s.row.group in names]
+
+
 def _table(result: dict[str, Any]) -> Iterator[str]:
     yield f"{'group':<44} {'rows':>4} {'regret':>7} {'rank':>6} {'step':>7} {'memory':>7}"
-    for g in result["groups"]:
+    for g in (*result["groups"], *result["interleaved"]):
         yield (
             f"{g['group'] or '(none)':<44} {g['rows']:>4} {_number(g['regret'], '7.3f')}"
             f" {_number(g['spearman'], '6.2f')} {_number(g['median_error_step'], '7.1%')}"

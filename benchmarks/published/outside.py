@@ -14,13 +14,14 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from autoshard.cost.collectives import collective_time_s
-from autoshard.machine.model import LogicalMesh
+from autoshard.machine.model import Chip, LogicalMesh
 from autoshard.plan.model import Collective
 from autoshard.plan.pipeline import PIPE, TENSOR
 from autoshard.search.answer import Answer
 from autoshard.search.kinds import WITHOUT_BATCH
 from benchmarks.published.decoder import Config
 from benchmarks.published.stages import Stages
+from benchmarks.published.training import Recipe
 
 
 def between_s(
@@ -41,6 +42,26 @@ def between_s(
     size = config.vocab * config.embed * jnp.dtype(grad_dtype).itemsize
     # Half is sent there and half comes back, and then once more: an all-reduce of two.
     return sent_s - collective_time_s("permute", axes[PIPE], size / axes[TENSOR].size)
+
+
+def added_up_s(chip: Chip, config: Config, recipe: Recipe, stages: Stages) -> float:
+    """What adding up the head's gradients of one microbatch after the other takes.
+
+    The priced program makes them of all microbatches in one product; frameworks read each and add
+    it to what they have (`main_grad` of Megatron-LM, `get_fp32_accum_hook` of nanotron).
+
+    Args:
+        chip: that adds.
+        config: of the model.
+        recipe: whose dtypes count.
+        stages: nothing is waited for where another stage is fuller.
+    """
+    if not stages.waits_for_head:
+        return 0.0
+    pipeline = stages.pipeline
+    each = jnp.dtype(recipe.compute_dtype).itemsize + 2 * jnp.dtype(recipe.grad_dtype).itemsize
+    moved = (pipeline.microbatches - 1) * config.vocab * config.embed / pipeline.tensor * each
+    return moved / (chip.memory_bytes_per_s * chip.memory_efficiency)
 
 
 def unseen_s(answer: Answer, collectives: Sequence[Collective], stages: Stages) -> float:

@@ -28,7 +28,7 @@ from benchmarks.published.frameworks import (
 from benchmarks.published.hardware import UnknownMachine, chip_of, machine_of
 from benchmarks.published.launches import launches
 from benchmarks.published.layouts import allowed, pipeline_sizes, stage
-from benchmarks.published.outside import between_s, unseen_s
+from benchmarks.published.outside import added_up_s, between_s, unseen_s
 from benchmarks.published.rows import Layout, Row
 from benchmarks.published.stages import Stages, stages_of
 from benchmarks.published.sums import hidden_s, sums_of
@@ -188,7 +188,7 @@ def _stages(
     return stages_of(
         framework.cut,
         config.layers,
-        config.vocab * config.embed / decoder.layer_parameters(config),
+        config.vocab * config.embed / decoder.layer_weights(config),
         sizes,
         schedule=framework.schedule if row.chunks == 1 else "circular",
         chunks=row.chunks,
@@ -354,6 +354,7 @@ def predict(row: Row, case: Case, efficiency: Efficiency) -> Predicted:
     if case.stages is not None:
         outside_s = between_s(collectives, mesh, case.config, case.recipe.grad_dtype)
         outside_s += unseen_s(answer, collectives, case.stages)
+        outside_s -= added_up_s(machine.chip, case.config, case.recipe, case.stages)
     return Predicted(
         device_s=found.step_s - sums.saved_s - hidden - outside_s,
         launched_s=launched * efficiency.launch_s,

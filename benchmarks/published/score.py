@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.published.predict import Predicted
 from benchmarks.published.rows import Row
+from benchmarks.published.stages import Stages
 
 # Fewer layouts than this are no ranking.
 _RANKED = 3
@@ -19,11 +20,24 @@ _RANKED = 3
 
 @dataclass(frozen=True)
 class Scored:
-    """A run beside its prediction. `fitted`: it took part in the fit."""
+    """A run beside its prediction.
+
+    Attributes:
+        row, predicted: they.
+        fitted: whether its group took part in the fit.
+        stages: of its pipeline, if it has one.
+    """
 
     row: Row
     predicted: Predicted
     fitted: bool = False
+    stages: Stages | None = None
+
+    @property
+    def peak_bytes(self) -> float | None:
+        """Predicted; None where our schedule keeps other activations than the one that ran."""
+        alike = self.stages is None or self.stages.keeps_as_much
+        return self.predicted.peak_bytes if alike else None
 
     @property
     def step_error(self) -> float | None:
@@ -34,9 +48,9 @@ class Scored:
 
     @property
     def memory_error(self) -> float | None:
-        if self.row.memory_bytes is None:
+        if self.row.memory_bytes is None or self.peak_bytes is None:
             return None
-        return self.predicted.peak_bytes / self.row.memory_bytes - 1
+        return self.peak_bytes / self.row.memory_bytes - 1
 
 
 def groups(scored: Sequence[Scored]) -> list[dict[str, Any]]:

@@ -8,13 +8,13 @@ the fullest one, after the first microbatch has come through all of them: with `
     sum(T) + (m - 1) * max(T)
 
 (Narayanan et al., arXiv:2104.04473, section 2.2.1, for stages of unequal time). So what a step
-waits for is a number of passes through as many layers as the fullest stage has; and, for every
-microbatch if that is the last stage and else for one, the head.
+waits for is a number of passes through as many layers as the fullest stage has; and the head, of
+every microbatch if that stage has it and else of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,47 +29,63 @@ class Stages:
 
     Attributes:
         pipeline: as the product plans it.
-        layers: of the stage that the others wait for.
+        layers: of the stage that the others wait for; of another one if that has the head alone.
         passes: how often a step waits for so many layers, in one direction.
-        waits_for_head: whether it is the last stage, so that a step waits for the head of every
+        waits_for_head: whether that stage has the head, so that a step waits for the head of every
             microbatch.
-        chunks: pieces of layers that lie apart on each device (interleaved schedule).
+        schedule, chunks: as the framework runs it; pieces of layers that lie apart on each device
+            are the chunks of an interleaved schedule.
     """
 
     pipeline: Pipeline
     layers: int
     passes: float
     waits_for_head: bool
+    schedule: str
     chunks: int = 1
 
     @property
-    def is_as_run(self) -> bool:
-        """Whether the product's schedule is the framework's."""
+    def takes_as_long(self) -> bool:
+        """Whether the product's schedule takes the framework's time: equal but for the chunks."""
         return self.chunks == getattr(self.pipeline, "chunks", 1)
 
+    @property
+    def keeps_as_much(self) -> bool:
+        """Whether it also keeps activations of as many microbatches."""
+        own = getattr(self.pipeline, "schedule", "gpipe")
+        return self.takes_as_long and own == self.schedule
 
-# (layers, stages, the head's share of a layer) -> layers of each stage
-Cut = Callable[[int, int, float], Sequence[int]]
+
+@dataclass(frozen=True)
+class Cut:
+    """Layers of every stage, and which of the stages has the head."""
+
+    layers: tuple[int, ...]
+    head_at: int
 
 
-def _evenly(layers: int, stages: int, head: float) -> list[int]:
-    """As many layers on every stage, the fuller ones first."""
+def _evenly(layers: int, stages: int, head: float) -> Cut:
+    """As many layers on every stage, the fuller ones first; the head on the last."""
     few, more = divmod(layers, stages)
-    return [few + (stage < more) for stage in range(stages)]
+    return Cut(tuple(few + (stage < more) for stage in range(stages)), stages - 1)
 
 
-def _by_weights(layers: int, stages: int, head: float) -> list[int]:
-    """A stage takes layers until it is past its share of all weights, the head's among them."""
+def _by_weights(layers: int, stages: int, head: float) -> Cut:
+    """A stage takes layers, and then the head, until it is past its share of all weights."""
     found = [0] * stages
     stage = 0
     for n in range(1, layers + 1):
         found[stage] += 1
         if n > (layers + head) * (stage + 1) / stages:
             stage += 1
-    return found
+    return Cut(tuple(found), stage)
 
 
-CUTS: dict[str, Cut] = {"evenly": _evenly, "by weights": _by_weights}
+# (layers, stages, weights of the head over those of a layer) -> who has what
+CUTS: dict[str, Callable[[int, int, float], Cut]] = {
+    "evenly": _evenly,
+    "by weights": _by_weights,
+}
 
 
 def stages_of(
@@ -86,15 +102,16 @@ def stages_of(
     """
     asked: dict[str, Any] = {"schedule": schedule, "chunks": chunks}
     made = Pipeline(**pipeline, **{k: v for k, v in asked.items() if k in _KNOWN})
-    own = CUTS[cut](layers, made.stages, head)
-    load = [*own[:-1], own[-1] + head]
-    fullest = max(range(made.stages), key=lambda stage: (load[stage], stage))
-    # A stage with the head alone waits for itself only; the layers of others come first.
-    fullest = fullest if own[fullest] else max(range(made.stages), key=lambda stage: own[stage])
+    found = CUTS[cut](layers, made.stages, head)
+    load = [own + head * (stage == found.head_at) for stage, own in enumerate(found.layers)]
+    fullest = max(range(made.stages), key=lambda stage: (load[stage], stage == found.head_at))
+    waited_for = found.layers[fullest]
+    each = waited_for or max(found.layers)  # a stage may have the head alone
     return Stages(
         pipeline=made,
-        layers=own[fullest],
-        passes=made.microbatches - 1 + layers / own[fullest],
-        waits_for_head=fullest == made.stages - 1,
+        layers=each,
+        passes=(layers + (made.microbatches - 1) * waited_for) / each,
+        waits_for_head=fullest == found.head_at,
+        schedule=schedule,
         chunks=chunks,
     )

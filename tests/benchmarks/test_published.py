@@ -81,7 +81,8 @@ def test_gradients_of_one_microbatch_travel_in_the_dtype_they_are_added_up_in():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"layout__pipe": 2}, "pipeline dimension not there yet"),
+        ({"layout__pipe": 2, "layout__data": 4, "layout__zero": 2}, "between pipeline stages"),
+        ({"layout__pipe": 4, "layout__data": 2}, "2 layers are fewer than 4 stages"),
         ({"model__kind": "moe"}, "model kind moe"),
         ({"model__layers": None}, "does not say layers"),
         ({"model__kind": None, "model__layers": None}, "does not say kind, layers"),
@@ -124,17 +125,18 @@ def test_a_group_is_fitted_on_as_a_whole():
 
 def test_the_command_counts_and_names_what_it_leaves_out(tmp_path, capsys):
     file = tmp_path / "runs.json"
-    file.write_text(json.dumps([record(), record(id="piped", layout__pipe=4)]))
+    file.write_text(json.dumps([record(), record(id="odd", layout__context=2)]))
     assert main([str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [g["rows"] for g in found["groups"]] == [1]
     assert found["groups"][0]["median_error_step"] > 0
     (left,) = found["unsupported"]
-    assert (left["id"], left["reason"]) == ("piped", "pipeline dimension not there yet")
+    assert left["id"] == "odd"
+    assert "32 devices of 16" in left["reason"]
 
 
 def test_the_table_reads_without_json(tmp_path, capsys):
     file = tmp_path / "runs.json"
-    file.write_text(json.dumps([record(id="piped", layout__pipe=4)]))
+    file.write_text(json.dumps([record(id="odd", layout__context=2)]))
     assert main([str(file)]) == 0
-    assert "unsupported:    1  pipeline dimension not there yet" in capsys.readouterr().out
+    assert "unsupported:    1  the stated sizes make 32 devices of 16" in capsys.readouterr().out

@@ -18,7 +18,7 @@ DATA = MESH.axes[0]
 LOCAL = Recipe(microbatches=2, replicas=64, microbatch=64)
 
 
-def collective(size_bytes, kind="all-reduce", axis="data", count=1):
+def collective(size_bytes, kind="all-reduce", axis="data", count=1, dtype="float32"):
     seconds = count * collective_time_s(kind, DATA, size_bytes)
     return Collective(
         kind=kind,
@@ -27,7 +27,7 @@ def collective(size_bytes, kind="all-reduce", axis="data", count=1):
         bytes=size_bytes,
         seconds=seconds,
         exposed_s=seconds,
-        tensor="",
+        tensor=f"{dtype}[1]",
         source="",
         scope="",
         reason="",
@@ -63,6 +63,15 @@ def test_scattered_gradients_and_gathered_parameters_are_copied():
 @pytest.mark.parametrize("other", [{"axis": "tensor"}, {"count": 24}])
 def test_only_what_follows_the_loop_is_sent_in_buffers(other):
     assert sums(collective(1e9, **other)) == Sums()
+
+
+def test_sums_travel_in_the_dtype_that_gradients_are_added_up_in():
+    narrow = sums(collective(400e6, dtype="bfloat16"))
+    assert narrow.buffered_s == pytest.approx(sums(collective(800e6)).buffered_s)
+    gathered = collective(400e6, "all-gather")
+    assert sums(gathered).buffered_s == pytest.approx(
+        sums(collective(400e6, "all-gather", dtype="bfloat16")).buffered_s
+    )
 
 
 def test_gradients_reduced_in_every_microbatch_are_not_sent_in_buffers():

@@ -126,9 +126,10 @@ def replicas(view: View) -> Mask:
 def over_stages(view: View) -> Mask:
     """The rule of an axis of stages, outside of them: examples are dealt out, state lies anyhow.
 
-    Whose layers lie on which stage is no question of layouts; what is, is pinned.
+    Whose layers lie on which stage is no question of layouts; what is, is pinned. There may be too
+    few examples for `data` and the stages: then every stage has all of its shard's.
     """
-    return view.any_option if view.kind in WITHOUT_BATCH else view.batch
+    return view.any_option if view.kind in WITHOUT_BATCH else view.on_batch | view.idle
 
 
 def _idle(view: View) -> Mask:

@@ -10,6 +10,7 @@ as long as if every stage had it.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from autoshard.search.build import MeshProblem
 from autoshard.search.graph import Node
 from autoshard.search.kinds import WITHOUT_BATCH, Kind
 from autoshard.search.reduce import Keep
-from autoshard.search.strategy import Strategy, combined, restrict
+from autoshard.search.strategy import Strategy, View, combined, restrict
+from autoshard.search.wishes import grant
 from autoshard.strategies import STRATEGIES
 from benchmarks.published.rows import Layout
 from benchmarks.published.stages import Stages
@@ -28,6 +30,27 @@ Mask = NDArray[np.bool_]
 
 # ZeRO's stages by the strategy that lays them out; stage 2 gathers parameters once a step.
 _STAGES = {0: None, 1: "zero1", 2: "zero3", 3: "zero3"}
+
+
+def _on_one_stage(view: View) -> Mask:
+    """State lies with its layers; nothing that has a batch is dealt out over stages."""
+    return view.any_option if view.kind in WITHOUT_BATCH else view.idle
+
+
+def _any(view: View) -> Mask:
+    return view.any_option
+
+
+def _sums_of_stages(view: View) -> Mask:
+    """Stages leave one term of every gradient per replica: how they are added up is free."""
+    return view.any_option if view.kind is Kind.GRADIENT else view.batch
+
+
+_STAGED = Strategy(
+    name="stages",
+    source="Narayanan et al., arXiv:2104.04473, section 2.2",
+    rules={PIPE: _on_one_stage},
+)
 
 
 def mesh_sizes(layout: Layout) -> tuple[tuple[str, int], ...]:
@@ -47,7 +70,7 @@ def stage(layout: Layout) -> int:
     return max(layout.zero, 3 if layout.zero != 2 else 2) if layout.fsdp > 1 else layout.zero
 
 
-def strategy_of(layout: Layout) -> Strategy:
+def strategy_of(layout: Layout, stages: Stages | None = None) -> Strategy:
     """The strategies that the layout names, combined."""
     shards = "fsdp" if layout.data > 1 and layout.fsdp > 1 else "data"
     parts: list[Strategy] = []
@@ -56,23 +79,33 @@ def strategy_of(layout: Layout) -> Strategy:
         parts.append(replace(one, rules={shards: one.rules["data"]}, demands={}))
     if layout.tensor > 1:
         parts.append(STRATEGIES["sequence_parallel" if layout.sequence_parallel else "megatron"])
+    if stages is not None:
+        parts.append(_STAGED)
+        if not any("data" in part.rules for part in parts):
+            parts.append(replace(STRATEGIES["data_parallel"], rules={"data": _sums_of_stages}))
     return combined(*parts) if parts else STRATEGIES["data_parallel"]
 
 
 def allowed(numbers: MeshProblem, layout: Layout, stages: Stages | None = None) -> Keep:
     """The options that a published layout leaves to every node."""
-    keep = restrict(numbers, strategy_of(layout))
+    strategy = strategy_of(layout, stages)
+    keep = restrict(numbers, strategy)
     axes = {axis.name: a for a, axis in enumerate(numbers.mesh.axes) if axis.size > 1}
     shards = axes.get("fsdp", axes.get("data"))
     exact = _Exact(numbers)
+    # What stages hand on lies as they left it, which is cheapest anyway.
+    loose = {"data": _any, PIPE: _any}
+    handed = restrict(numbers, replace(strategy, rules=strategy.rules | loose))
     for node in numbers.analysis.graph.nodes:
         if "tensor" in axes:
             keep[node.id] = exact.tensor(node, keep[node.id], axes["tensor"])
         if shards is not None and stage(layout) == 3:
             keep[node.id] = exact.shards(node, keep[node.id], shards)
         if stages is not None:
-            keep[node.id] = exact.stages(node, keep[node.id], axes[PIPE], stages)
-    return keep
+            keep[node.id] = exact.stages(node, keep[node.id], axes[PIPE])
+            if node.id in exact.handed:
+                keep[node.id] = handed[node.id]
+    return grant(numbers, ()).within(keep)
 
 
 class _Exact:
@@ -81,6 +114,28 @@ class _Exact:
     def __init__(self, numbers: MeshProblem) -> None:
         self.graph, self.layouts = numbers.analysis.graph, numbers.layouts
         self.anatomy = numbers.analysis.anatomy
+
+    @cached_property
+    def layers(self) -> frozenset[int]:
+        """Classes of the dimension that layers are stacked along, where they are no activations."""
+        graph, kinds = self.graph, self.anatomy.kinds
+        found = {
+            c
+            for op in graph.program.ops
+            if op.manual is not None
+            for c, axes in zip(graph.op_classes[op.id], op.manual.axes, strict=True)
+            if c is not None and PIPE in (axes or ()) and c not in self.anatomy.batch
+        }
+        flows = [f for f in graph.flows if {kinds[f.src], kinds[f.dst]} <= WITHOUT_BATCH]
+        ties = [
+            {a, b}
+            for flow in flows
+            for a, b in zip(flow.src_dims, flow.dst_dims, strict=True)
+            if a is not None and b is not None
+        ]
+        while new := {c for tie in ties if tie & found for c in tie} - found:
+            found |= new
+        return frozenset(found)
 
     def tensor(self, node: Node, keep: list[int], axis: int) -> list[int]:
         """Matrices and their products are cut."""
@@ -100,13 +155,20 @@ class _Exact:
         wanted = self.anatomy.kinds[node.id] in WITHOUT_BATCH and node.use_of is None
         return self._cut(node, keep, axis) if wanted else keep
 
-    def stages(self, node: Node, keep: list[int], axis: int, stages: Stages) -> list[int]:
-        """State lies with its layers; nothing else is dealt out over stages."""
-        layers = stages.layers * stages.pipeline.stages
-        classes = self.layouts.classes[node.id]
-        at_rest = self.anatomy.kinds[node.id] in WITHOUT_BATCH
+    @cached_property
+    def handed(self) -> frozenset[int]:
+        """Nodes of values that go into stages or come out of them, and are no state."""
+        graph, ops = self.graph, self.graph.program.ops
+        borders = {graph.op_node[op.id] for op in ops if op.manual is not None}
+        beside = {f.src for f in graph.flows if f.dst in borders}
+        beside |= {f.dst for f in graph.flows if f.src in borders}
+        kinds = self.anatomy.kinds
+        return frozenset(n for n in borders | beside if kinds[n] is Kind.ACTIVATION)
+
+    def stages(self, node: Node, keep: list[int], axis: int) -> list[int]:
+        """Stages split the stack of layers, and no other dimension of state."""
+        own = [c in self.layers for c in self.layouts.classes[node.id]]
         options = self.layouts.options[node.id][:, axis]
-        own = [at_rest and self.graph.size[c] == layers for c in classes]
         return [k for k in keep if options[k] < 0 or own[options[k]]] or keep
 
     def _cut(self, node: Node, keep: list[int], axis: int) -> list[int]:

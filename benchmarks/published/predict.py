@@ -188,7 +188,8 @@ def _stages(
     return stages_of(
         framework.cut,
         config.layers,
-        config.vocab * config.embed / decoder.layer_weights(config),
+        decoder.layer_weights(config),
+        config.vocab * config.embed,
         sizes,
         schedule=framework.schedule if row.chunks == 1 else "circular",
         chunks=row.chunks,

@@ -64,46 +64,55 @@ class Cut:
     head_at: int
 
 
-def _evenly(layers: int, stages: int, head: float) -> Cut:
+def _evenly(layers: int, stages: int, weights: int, head: int) -> Cut:
     """As many layers on every stage, the fuller ones first; the head on the last."""
     few, more = divmod(layers, stages)
     return Cut(tuple(few + (stage < more) for stage in range(stages)), stages - 1)
 
 
-def _by_weights(layers: int, stages: int, head: float) -> Cut:
+def _by_weights(layers: int, stages: int, weights: int, head: int) -> Cut:
     """A stage takes layers, and then the head, until it is past its share of all weights."""
     found = [0] * stages
     stage = 0
     for n in range(1, layers + 1):
         found[stage] += 1
-        if n > (layers + head) * (stage + 1) / stages:
+        if n * weights * stages > (layers * weights + head) * (stage + 1):
             stage += 1
     return Cut(tuple(found), stage)
 
 
-# (layers, stages, weights of the head over those of a layer) -> who has what
-CUTS: dict[str, Callable[[int, int, float], Cut]] = {
+# (layers, stages, weights of a layer, weights of the head) -> who has what
+CUTS: dict[str, Callable[[int, int, int, int], Cut]] = {
     "evenly": _evenly,
     "by weights": _by_weights,
 }
 
 
 def stages_of(
-    cut: str, layers: int, head: float, pipeline: dict[str, int], *, schedule: str, chunks: int
+    cut: str,
+    layers: int,
+    weights: int,
+    head: int,
+    pipeline: dict[str, int],
+    *,
+    schedule: str,
+    chunks: int,
 ) -> Stages:
     """A pipeline's stages.
 
     Args:
         cut: a key of `CUTS`.
         layers: of the model.
-        head: weights of the head, over those of a layer.
+        weights, head: how many a layer has, and the head.
         pipeline: stages, microbatches, data and tensor.
         schedule, chunks: as the framework runs it; used as far as the product knows them.
     """
     asked: dict[str, Any] = {"schedule": schedule, "chunks": chunks}
     made = Pipeline(**pipeline, **{k: v for k, v in asked.items() if k in _KNOWN})
-    found = CUTS[cut](layers, made.stages, head)
-    load = [own + head * (stage == found.head_at) for stage, own in enumerate(found.layers)]
+    found = CUTS[cut](layers, made.stages, weights, head)
+    load = [
+        own * weights + head * (stage == found.head_at) for stage, own in enumerate(found.layers)
+    ]
     fullest = max(range(made.stages), key=lambda stage: (load[stage], stage == found.head_at))
     waited_for = found.layers[fullest]
     each = waited_for or max(found.layers)  # a stage may have the head alone

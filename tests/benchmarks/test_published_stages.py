@@ -18,9 +18,9 @@ PIPED = {
 }
 
 
-def of(cut="evenly", layers=8, head=0.5, stages=4, microbatches=8, chunks=1):
+def of(cut="evenly", layers=8, weights=10, head=5, stages=4, microbatches=8, chunks=1):
     sizes = {"stages": stages, "microbatches": microbatches, "data": 1, "tensor": 1}
-    return stages_of(cut, layers, head, sizes, schedule="1f1b", chunks=chunks)
+    return stages_of(cut, layers, weights, head, sizes, schedule="1f1b", chunks=chunks)
 
 
 def predicted(**changes):
@@ -36,10 +36,10 @@ def piped():
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("layers", [8, 11, 28])
-@pytest.mark.parametrize("head", [0.1, 2.2, 6.0])
+@pytest.mark.parametrize("head", [1, 22, 60])
 def test_every_layer_lies_on_one_stage(cut, layers, head):
     for stages in (2, 4, 8):
-        found = CUTS[cut](layers, stages, head)
+        found = CUTS[cut](layers, stages, 10, head)
         assert len(found.layers) == stages
         assert sum(found.layers) == layers
         assert found.head_at < stages
@@ -47,9 +47,9 @@ def test_every_layer_lies_on_one_stage(cut, layers, head):
 
 def test_stages_by_weights_leave_room_for_the_head():
     # nanotron's Llama of 32 layers whose head weighs 2.2 of them, on two stages.
-    assert CUTS["by weights"](32, 2, 2.2) == Cut((18, 14), 1)
+    assert CUTS["by weights"](32, 2, 10, 22) == Cut((18, 14), 1)
     # And its Llama of 16 layers, whose head weighs 4: the head is alone, the last stage empty.
-    assert CUTS["by weights"](16, 8, 4.0) == Cut((3, 3, 2, 3, 2, 3, 0, 0), 6)
+    assert CUTS["by weights"](16, 8, 10, 40) == Cut((3, 3, 2, 3, 2, 3, 0, 0), 6)
 
 
 def test_equal_stages_wait_as_often_as_a_pipeline_has_ticks():
@@ -60,13 +60,13 @@ def test_equal_stages_wait_as_often_as_a_pipeline_has_ticks():
 
 
 def test_unequal_stages_wait_for_the_fullest_and_pass_the_others_once():
-    found = of("by weights", layers=32, head=2.2, stages=2)
+    found = of("by weights", layers=32, head=22, stages=2)
     assert (found.layers, found.waits_for_head) == (18, False)
     assert found.passes * found.layers == pytest.approx(32 + 7 * 18)
 
 
 def test_a_head_by_itself_may_be_what_all_layers_wait_for():
-    found = of("by weights", layers=16, head=4.0, stages=8)
+    found = of("by weights", layers=16, head=40, stages=8)
     assert found.waits_for_head
     assert found.passes * found.layers == 16
 

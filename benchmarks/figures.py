@@ -186,7 +186,14 @@ def _sent(amount: Result) -> str:
 
 
 def _published_summary(result: Result) -> str:
-    names = {"held_out": "held out", "fitted_on": "fitted on", "all": "all"}
+    names = {
+        "held_out": "held out",
+        "fitted_on": "fitted on",
+        "all": "all",
+        "with_pipelines": "of groups with pipelines",
+        "without_pipelines": "without pipelines",
+        "interleaved": "interleaved, by themselves",
+    }
     rows = [
         [
             names[name],

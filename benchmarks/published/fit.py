@@ -5,7 +5,7 @@
 * `launch_s`: how long a Python process takes to launch a kernel.
 
 Which rows are fitted on is decided by a hash of their group's name (of their id where they have no
-group), so that no group is on both sides.
+group), so that no group is on both sides. Pipelines take no part, whatever their group.
 """
 
 from __future__ import annotations

@@ -15,12 +15,15 @@ every microbatch if that stage has it and else of one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from autoshard.plan.pipeline import Pipeline
 
-_KNOWN = frozenset(field.name for field in fields(Pipeline))
+# Of `schedule` and `chunks`, what is passed on to the product's pipelines. Both wait until prices of
+# the product's own 1F1B and interleaved schedules were held against these runs: where it has the
+# head in its ticks, what `outside.py` corrects is not outside any more.
+_PASSED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,10 @@ def stages_of(
         layers: of the model.
         weights, head: how many a layer has, and the head.
         pipeline: stages, microbatches, data and tensor.
-        schedule, chunks: as the framework runs it; used as far as the product knows them.
+        schedule, chunks: as the framework runs it; see `_PASSED`.
     """
     asked: dict[str, Any] = {"schedule": schedule, "chunks": chunks}
-    made = Pipeline(**pipeline, **{k: v for k, v in asked.items() if k in _KNOWN})
+    made = Pipeline(**pipeline, **{k: v for k, v in asked.items() if k in _PASSED})
     found = CUTS[cut](layers, made.stages, weights, head)
     load = [
         own * weights + head * (stage == found.head_at) for stage, own in enumerate(found.layers)

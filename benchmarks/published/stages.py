@@ -20,9 +20,9 @@ from typing import Any
 
 from autoshard.plan.pipeline import Pipeline
 
-# Of `schedule` and `chunks`, what is passed on to the product's pipelines. Both wait until prices of
-# the product's own 1F1B and interleaved schedules were held against these runs: where it has the
-# head in its ticks, what `outside.py` corrects is not outside any more.
+# Which of `schedule` and `chunks` are passed on to the product's pipelines. Both wait until prices
+# of its own 1F1B and interleaved schedules were held against these runs: where it has the head in
+# its ticks, what `outside.py` corrects is not outside any more.
 _PASSED: frozenset[str] = frozenset()
 
 

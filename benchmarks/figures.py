@@ -422,6 +422,36 @@ def _wild(result: Result) -> str:
     return markdown(head, [*of_packages, cells("all", result["rows"])])
 
 
+def _pipelines(result: Result) -> str:
+    def said(one: Result) -> list[str]:
+        if "least_bytes" in one:
+            return [f"nothing fits below {one['least_bytes'] / _GIB:.0f} GiB", "-", "-"]
+        mesh = " x ".join(f"{name} {size}" for name, size in one["mesh"].items() if size > 1)
+        form = ", ".join(x for x in (mesh, one["form"]) if x)
+        step = f"{one['predicted_step_s']:.2f} s"
+        return [form, step, f"{one['predicted_peak_bytes'] / _GIB:.1f} GiB"]
+
+    rows = []
+    for r in result["rows"]:
+        cpu = [r[name]["planning_cpu_s"] for name in ("without", "auto")]
+        for name in ("without", "auto"):
+            stages = {"without": "never", "auto": "as the search decides"}[name]
+            took = f"{r[name]['planning_cpu_s']:.0f} s"
+            ratio = f"{cpu[1] / cpu[0]:.1f}" if name == "auto" else ""
+            first = f"{r['model']}, batch {r['batch']}, {r['on']}" if name == "without" else ""
+            rows.append([first, stages, *said(r[name]), took, ratio])
+    head = [
+        "step",
+        "stages",
+        "plan",
+        "predicted step",
+        "predicted memory",
+        "planning, CPU",
+        "to that without",
+    ]
+    return markdown(head, rows)
+
+
 # name in the page -> (what makes it, the result it is made from)
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "compiled-summary": (_compiled_summary, "compiled"),
@@ -431,6 +461,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "published-summary": (_published_summary, "published"),
     "published-groups": (_published_groups, "published"),
     "costing": (_costing, "costing"),
+    "pipelines": (_pipelines, "pipelines"),
     "planning": (_planning, "planning"),
     "scale": (_scale, "scale"),
     "scale-growth": (_growth, "scale"),

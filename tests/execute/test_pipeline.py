@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from autoshard import PipelineError, autoshard, plan
-from autoshard.models import gpt_linen, moe, training
 from autoshard.plan.model import Plan
 from autoshard.plan.pipeline import Pipeline
 from autoshard.verify.equality import BFLOAT16_TOLERANCE, compare_steps
-from tests.execute.models import STEPS, check
-from tests.laws.steps import ADAMW, BY_NAME, GPT, MOE, functional, gpt, modules
-
-
-class _Unbalanced:
-    """Experts whose loss does not balance them over all tokens."""
-
-    example_inputs = staticmethod(moe.example_inputs)
-
-    @staticmethod
-    def loss(params: Any, batch: Any, config: Any) -> jax.Array:
-        logits, _ = moe.apply(params, batch["inputs"], config)
-        return training.cross_entropy(logits, batch["targets"])
-
-
-DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
-# Well below the norm of the gradients, so that all of them depend on each other.
-CLIPPED = optax.chain(optax.clip_by_global_norm(0.05), ADAMW)
-# Name -> step, mesh, microbatches: an example each in the second, layers that do not divide
-# in the third, two stacks in t5.
-CASES: dict[str, tuple[Any, dict[str, int], int]] = {
-    "gpt": (functional(gpt, replace(GPT, layers=4)), {"pipe": 2, "data": 2, "tensor": 2}, 2),
-    "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4),
-    "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4),
-    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "data": 2, "tensor": 2}, 2),
-    "gpt, unrolled": (
-        functional(gpt, replace(GPT, layers=4, scan=False)),
-        {"pipe": 2, "data": 4},
-        2,
-    ),
-    "gpt, eight stages": (functional(gpt, replace(GPT, layers=8)), {"pipe": 8}, 8),
-    "gpt, accumulated and clipped": (
-        functional(gpt, replace(GPT, layers=4), CLIPPED, pieces=2),
-        {"pipe": 4, "tensor": 2},
-        4,
-    ),
-    "gpt, nnx": (modules(GPT), {"pipe": 2, "data": 2, "tensor": 2}, 2),
-    "gpt, linen": (functional(gpt_linen, GPT), {"pipe": 2, "data": 4}, 2),
-    "moe": (
-        functional(_Unbalanced, replace(MOE, layers=2)),
-        {"pipe": 2, "data": 2, "tensor": 2},
-        2,
-    ),
-    "llama": (STEPS["llama"], {"pipe": 2, "data": 4}, 2),
-    "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2),
-    "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2),
-}
+from tests.execute.models import check
+from tests.execute.stages import CASES
+from tests.laws.steps import BY_NAME
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_stages_compute_the_same(name: str) -> None:
     build, mesh, microbatches = CASES[name]
     fn, args = build()
-    sharded = autoshard(fn, mesh=mesh, microbatch=microbatches, time_limit_s=1)
+    sharded = autoshard(fn, mesh=mesh, microbatch=microbatches, schedule="gpipe", time_limit_s=1)
     report = compare_steps(fn, sharded, args, steps=2)
     sizes = {"data": 1, "tensor": 1} | mesh
     wanted = Pipeline(mesh["pipe"], microbatches, sizes["data"], sizes["tensor"])
@@ -81,7 +34,7 @@ def test_stages_compute_the_same(name: str) -> None:
 def test_narrow_floats_are_as_close_as_they_can_be() -> None:
     fn, args = BY_NAME["gpt bfloat16"].build()
     mesh = {"pipe": 2, "data": 2, "tensor": 2}
-    sharded = autoshard(fn, mesh=mesh, microbatch=2, time_limit_s=1)
+    sharded = autoshard(fn, mesh=mesh, microbatch=2, schedule="gpipe", time_limit_s=1)
     report = compare_steps(fn, sharded, args, steps=2)
     assert sharded.plan.pipeline == Pipeline(2, 2, 2, 2)
     assert report.agrees(BFLOAT16_TOLERANCE), report

@@ -11,19 +11,18 @@ import pytest
 
 from autoshard import PipelineError, autoshard, plan
 from autoshard.verify.equality import compare_steps
-from tests.execute.models import STEPS, check
-from tests.laws.steps import BY_NAME, GPT, functional, gpt
+from tests.execute.models import check
+from tests.execute.stages import CASES as STAGED
+from tests.laws.steps import GPT, functional, gpt
 
-DROPOUT = replace(GPT, layers=4, dropout=0.25, remat=True, tied=True)
-# Name -> step, mesh, microbatches, schedule: an example each in the first, layers that do not
-# divide in the second, two stacks in t5, of which one goes one by one.
+# Name -> step, mesh, microbatches, schedule: two stacks in t5, of which one goes one by one.
 CASES: dict[str, tuple[Any, dict[str, int], int, str]] = {
-    "gpt, dropout": (functional(gpt, DROPOUT), {"pipe": 4, "data": 2}, 4, "1f1b"),
-    "gpt, uneven": (functional(gpt, replace(GPT, layers=3)), {"pipe": 2, "tensor": 4}, 4, "1f1b"),
-    "gpt, accumulated": (BY_NAME["gpt accumulated"].build, {"pipe": 2, "tensor": 4}, 2, "1f1b"),
-    "vit": (STEPS["vit"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
-    "t5": (STEPS["t5"], {"pipe": 2, "data": 2, "tensor": 2}, 2, "1f1b"),
-    "gpt, round twice": (functional(gpt, DROPOUT), {"pipe": 2, "data": 4}, 2, "circular"),
+    **{
+        f"{name}, 1f1b": (*STAGED[name], "1f1b")
+        for name in ("gpt, dropout", "gpt, uneven", "gpt, nnx", "moe", "vit", "t5")
+    },
+    "gpt, accumulated, 1f1b": (STAGED["gpt, accumulated"][0], {"pipe": 2, "tensor": 4}, 2, "1f1b"),
+    "gpt, round twice": (STAGED["gpt, dropout"][0], {"pipe": 2, "data": 4}, 2, "circular"),
     "gpt, uneven, round twice": (
         functional(gpt, replace(GPT, layers=7)),
         {"pipe": 2, "tensor": 4},

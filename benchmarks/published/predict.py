@@ -14,7 +14,8 @@ from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, build_problem
 from autoshard.search.solve import solve
 from autoshard.trace.function import Traced, trace
-from autoshard.trace.pipeline import Layers, layers_of
+from autoshard.trace.layers import Layers, layers_of
+from autoshard.trace.pipeline import pipelined
 from autoshard.trace.signature import signature
 from benchmarks.published import decoder, training
 from benchmarks.published.frameworks import (
@@ -287,7 +288,8 @@ def _launched(case: Case) -> Program:
 def _pipelined(config: decoder.Config, recipe: training.Recipe, stages: Stages) -> Analysis:
     """Of a run's program with its layers cut into stages."""
     try:
-        program = _layers(config, training.at_once(recipe)).pipelined(stages.pipeline).program
+        layers = _layers(config, training.at_once(recipe))
+        program = pipelined(layers, stages.pipeline).program
     except PipelineError as error:
         raise Unsupported(str(error)) from error
     ticks = stages.pipeline.ticks

@@ -8,14 +8,13 @@ peak memory together. The search costs thousands of layouts a second this way.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from typing import Any
 
+from benchmarks.apart import result
 from benchmarks.workload import Workload
 
 # model, changes to its config, machine, mesh, batch size
@@ -82,17 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     rows = [measure(*case) for case in CASES]
-    import jax
-
     if args.json:
-        result = {
-            "command": "python -m benchmarks costing --json",
-            "machine": f"{os.cpu_count()} CPU cores",
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "rows": rows,
-        }
-        print(json.dumps(result, indent=2))
+        print(result("costing --json", rows))
         return 0
     print("model      ops     decisions  trace, analysis  tables    one plan")
     for r in rows:

@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.apart import apart, result
 from benchmarks.workload import outcome
 
 
@@ -41,7 +39,7 @@ CASES = (
     Case("llama-70b", 128, "8x8xh100"),
     Case("gpt-175b", 512, "v5p:8x8x8"),
     Case("gpt-175b", 256, "16x8xh100"),
-    Case("gpt-175b", 1536, "128x8xa100"),
+    Case("gpt-175b", 1536, "128x8xa100-80"),
     Case("llama-405b", 128, "16x8xh100"),
     Case("llama-405b", 512, "64x8xh100"),
 )
@@ -80,12 +78,8 @@ def measure(case: Case, pipeline: str | bool) -> dict[str, Any]:
 
 def _apart(case: Case, pipeline: str | bool) -> dict[str, Any]:
     """The same in a process of its own."""
-    task = json.dumps([asdict(case), pipeline])
-    command = [sys.executable, "-m", "benchmarks", "pipelines", "--one", task]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case}: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    called = f"{case.model} on {case.on}"
+    found: dict[str, Any] = apart("pipelines", "one", [asdict(case), pipeline], called)
     return found
 
 
@@ -109,16 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             if not args.json:
                 print(_line(rows[-1]), flush=True)
     if args.json:
-        import jax
-
-        result = {
-            "command": "python -m benchmarks pipelines --json",
-            "machine": f"{os.cpu_count()} CPU cores",
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "rows": rows,
-        }
-        print(json.dumps(result, indent=2))
+        print(result("pipelines --json", rows))
     return 0
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.apart import apart, result
 from benchmarks.workload import Workload, outcome
 
 
@@ -59,16 +58,6 @@ def measure(case: Workload) -> dict[str, Any]:
     }
 
 
-def _apart(case: Workload) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks", "planning", "--one", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case.called} on {case.on}: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; 0 always, a benchmark judges nothing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks planning", description=__doc__)
@@ -88,20 +77,11 @@ def main(argv: list[str] | None = None) -> int:
         )
     rows = []
     for case in chosen:
-        rows.append(_apart(case))
+        rows.append(apart("planning", "one", asdict(case), f"{case.called} on {case.on}"))
         if not args.json:
             print(_line(case, rows[-1]), flush=True)
     if args.json:
-        import jax
-
-        result = {
-            "command": "python -m benchmarks planning --json",
-            "machine": f"{os.cpu_count()} CPU cores",
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "rows": rows,
-        }
-        print(json.dumps(result, indent=2))
+        print(result("planning --json", rows))
     return 0
 
 

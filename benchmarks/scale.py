@@ -13,9 +13,7 @@ import cProfile
 import json
 import math
 import os
-import platform
 import pstats
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import apart, result
 from benchmarks.workload import outcome
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,15 +141,6 @@ def profile(case: Case) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: -r["own_s"])[:_SHOWN]
 
 
-def _apart(task: str, case: Case) -> Any:
-    """Something done in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks", "scale", f"--{task}", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout)
-
-
 _STAGES = ("trace_s", "graph_s", "anatomy_s", "lifetimes_s", "terms_s", "prices_s", "tables_s")
 _WHOLE = ("planning_cpu_s",)
 
@@ -172,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [c for c in CASES if args.only in (None, c.program) and c.count <= (args.most or 1e9)]
     rows = []
     for case in chosen:
-        rows.append(_apart("one", case))
+        rows.append(apart("scale", "one", asdict(case), str(case)))
         if not args.json:
             print(_line(rows[-1]), flush=True)
     kinds = {case.program: [r for r in rows if r["program"] == case.program] for case in chosen}
@@ -188,19 +178,10 @@ def main(argv: list[str] | None = None) -> int:
                 "  " + ", ".join(f"{stage.removesuffix('_s')} {e:.2f}" for stage, e in fit.items())
             )
         return 0
-    import jax
-
     largest = max(rows, key=lambda r: int(r["equations"]))
-    result = {
-        "command": "python -m benchmarks scale --json",
-        "machine": f"{os.cpu_count()} CPU cores",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "rows": rows,
-        "growth": fits,
-        "profile": _apart("profile", Case(largest["program"], largest["count"], largest["on"])),
-    }
-    print(json.dumps(result, indent=2))
+    case = Case(largest["program"], largest["count"], largest["on"])
+    profiled = apart("scale", "profile", asdict(case), str(case))
+    print(result("scale --json", rows, growth=fits, profile=profiled))
     return 0
 
 

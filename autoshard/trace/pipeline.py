@@ -72,8 +72,12 @@ def _notes(layers: Layers, pipe: Pipeline) -> Iterator[str]:
         yield (
             f"pipeline: the {length} layers at {line} are {pipe.stages} stages of"
             f" {-(-length // pipe.stages)}, each run on {pipe.microbatches} microbatches of"
-            f" {layers.batch // (pipe.microbatches * pipe.data)} examples"
+            f" {_counted(layers.batch // (pipe.microbatches * pipe.data), 'example')}"
         )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 @dataclass

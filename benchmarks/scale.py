@@ -51,7 +51,7 @@ class Case:
 
 CASES = (
     *(Case("layered", layers) for layers in (20, 40, 80, 160, 320)),
-    *(Case("small", ops) for ops in (200, 400, 800)),
+    *(Case("small", ops) for ops in (200, 400, 800, 1600, 3200)),
 )
 
 

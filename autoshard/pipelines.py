@@ -68,7 +68,8 @@ def promising(
     for guess in found:
         best.setdefault(tuple(guess.pipe.sizes.values()), guess)
     if known is not None:
-        enough_s = known.plan.prediction.step_s * (1 - _WORTH)
+        # An estimate may be too high by what a plan must be faster: planning it will tell.
+        enough_s = known.plan.prediction.step_s
         return [guess for guess in best.values() if guess.seconds < enough_s][:_MOST_PLANNED]
     return [*best.values()][:_MOST_PLANNED]
 

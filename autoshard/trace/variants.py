@@ -9,9 +9,9 @@ from autoshard import _compat
 from autoshard.plan.pipeline import Pipeline
 from autoshard.trace import keeping
 from autoshard.trace.function import Traced, rewritten
-from autoshard.trace.layers import Layers, layers_of
 from autoshard.trace.microbatch import batch_size, in_microbatches
-from autoshard.trace.pipeline import pipelined
+from autoshard.trace.pipeline.layers import Layers, layers_of
+from autoshard.trace.pipeline.step import pipelined
 from autoshard.trace.remat import rematerialised
 
 AS_WRITTEN = "as written"

@@ -14,8 +14,8 @@ from autoshard.search.answer import Answer
 from autoshard.search.build import Analysis, build_problem
 from autoshard.search.solve import solve
 from autoshard.trace.function import Traced, trace
-from autoshard.trace.layers import Layers, layers_of
-from autoshard.trace.pipeline import pipelined
+from autoshard.trace.pipeline.layers import Layers, layers_of
+from autoshard.trace.pipeline.step import pipelined
 from autoshard.trace.signature import signature
 from benchmarks.published import decoder, training
 from benchmarks.published.frameworks import (

@@ -18,9 +18,9 @@ from autoshard.execute.replay import Replay
 from autoshard.models import gpt, gpt_linen, gpt_nnx, llama, vit
 from autoshard.plan.pipeline import Pipeline
 from autoshard.trace.function import Traced, trace
-from autoshard.trace.layers import layers_of
-from autoshard.trace.pipeline import pipelined
-from autoshard.trace.rolling import rolled
+from autoshard.trace.pipeline.layers import layers_of
+from autoshard.trace.pipeline.rolling import rolled
+from autoshard.trace.pipeline.step import pipelined
 from autoshard.trace.signature import signature
 from autoshard.trace.surgery import inlined, mirrored
 

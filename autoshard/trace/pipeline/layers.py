@@ -19,10 +19,10 @@ from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.program.ir import Program
 from autoshard.trace.batch import Part, paired
 from autoshard.trace.function import Traced, rewritten
-from autoshard.trace.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.microbatch import batch_size, smaller
-from autoshard.trace.passage import Step, passage_of
-from autoshard.trace.rolling import rolled, runs_of
+from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
+from autoshard.trace.pipeline.passage import Step, passage_of
+from autoshard.trace.pipeline.rolling import rolled, runs_of
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
 

@@ -21,14 +21,14 @@ import jax.numpy as jnp
 
 from autoshard import _compat
 from autoshard.plan.pipeline import DATA, Pipeline
-from autoshard.trace import leaving
 from autoshard.trace.batch import Part
-from autoshard.trace.gpipe import on_stages
-from autoshard.trace.leaving import Ended, Leaving, spec_of
-from autoshard.trace.loop import Loop, Passage, Passing, Way
 from autoshard.trace.microbatch import wide
-from autoshard.trace.resize import Resize
-from autoshard.trace.stages import Entered, OnDevice, Running, Stages
+from autoshard.trace.pipeline import leaving
+from autoshard.trace.pipeline.across import on_stages
+from autoshard.trace.pipeline.leaving import Ended, Leaving, spec_of
+from autoshard.trace.pipeline.loop import Loop, Passage, Passing, Way
+from autoshard.trace.pipeline.resize import Resize
+from autoshard.trace.pipeline.stages import Entered, OnDevice, Running, Stages
 from autoshard.trace.surgery import value_of
 
 

@@ -1,9 +1,9 @@
 """Scanned layers as a pipeline: stages of layers on the axis `pipe`, microbatches passed along.
 
-The loops that `autoshard.trace.layers` finds become loops over ticks in a `shard_map` over `pipe`
-and `data`: every stage runs its own layers on one microbatch per tick and hands the carry to the
-next. Everything else stays as it is. Sums over the batch leave the stages as one term per shard of
-`data`, added up outside, where the plan decides how.
+The loops that `layers` finds become loops over ticks in a `shard_map` over `pipe` and `data`: every
+stage runs its own layers on one microbatch per tick and hands the carry to the next. Everything
+else stays as it is. Sums over the batch leave the stages as one term per shard of `data`, added up
+outside, where the plan decides how.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from autoshard import _compat
 from autoshard.errors import PipelineError
 from autoshard.plan.pipeline import Pipeline
 from autoshard.schedules import ONE_F_ONE_B
-from autoshard.trace import gpipe, onef1b
 from autoshard.trace.function import Traced, rewritten
-from autoshard.trace.layers import Layers
-from autoshard.trace.loop import Loop, Loops, Passage, all_loops
+from autoshard.trace.pipeline import gpipe, onef1b
+from autoshard.trace.pipeline.layers import Layers
+from autoshard.trace.pipeline.loop import Loop, Loops, Passage, all_loops
+from autoshard.trace.pipeline.stages import Entered
 from autoshard.trace.source import user_line
-from autoshard.trace.stages import Entered
 from autoshard.trace.surgery import readers, value_of
 
 

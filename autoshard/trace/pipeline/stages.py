@@ -17,17 +17,13 @@ import jax.numpy as jnp
 
 from autoshard import _compat
 from autoshard.plan.pipeline import DATA, PIPE, Pipeline
-from autoshard.trace import leaving
 from autoshard.trace.batch import Part
-from autoshard.trace.leaving import Leaving, Spec, spec_of
-from autoshard.trace.loop import Loop
 from autoshard.trace.microbatch import wide
-from autoshard.trace.resize import Resize
+from autoshard.trace.pipeline import leaving
+from autoshard.trace.pipeline.leaving import Leaving, Spec, spec_of
+from autoshard.trace.pipeline.loop import Loop
+from autoshard.trace.pipeline.resize import Resize
 from autoshard.trace.surgery import value_of
-
-# The axes that the code of a stage takes in its own hands.
-MANUAL = frozenset({PIPE, DATA})
-
 
 # Operands that came in, by what they were -> that, and what they are inside.
 Entered = dict[tuple[int, Any, bool], tuple[Any, Any]]

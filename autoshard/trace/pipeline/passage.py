@@ -20,8 +20,8 @@ from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.rules.registry import rule_for
 from autoshard.trace.batch import Part, State
-from autoshard.trace.loop import Dealt, Loop, Passage, Passing, Way, operand_state
 from autoshard.trace.microbatch import folds
+from autoshard.trace.pipeline.loop import Dealt, Loop, Passage, Passing, Way, operand_state
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import size_bytes_of
 from autoshard.trace.walk import view

@@ -1,9 +1,9 @@
 """Unrolled layers as loops: equal layers written one after the other become one `scan`.
 
 A model that keeps its layers in a list leaves their equations one layer after the other, forward
-and then backward. Where equations repeat themselves (`autoshard.trace.repeats`), that they are
-layers is proven from the data flow: column by column, what an equation reads in one trip is what it
-reads in every other, or what the trip before has made, or an operand of each trip's own.
+and then backward. Where equations repeat themselves (`repeats`), that they are layers is proven
+from the data flow: column by column, what an equation reads in one trip is what it reads in every
+other, or what the trip before has made, or an operand of each trip's own.
 
 The loops look as if the model had been written with `lax.scan` and differentiated: operands of each
 trip's own are stacked (weights, keys), results that something else reads are stacked too
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from autoshard import _compat
-from autoshard.trace.repeats import Run, is_literal, multiplies, params_of, stretches
+from autoshard.trace.pipeline.repeats import Run, is_literal, multiplies, params_of, stretches
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, atom, inlined, readers
 

@@ -1,0 +1,1 @@
+"""Loops over layers cut into stages: found (`layers`), proven, and rewritten (`step`)."""

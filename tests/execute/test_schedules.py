@@ -65,3 +65,26 @@ def test_a_loss_that_couples_examples_goes_forward_first() -> None:
 def test_what_is_no_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="schedule='2f2b'"):
         autoshard(lambda x: x, schedule="2f2b")
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "circular"])
+def test_what_layers_share_is_added_up_where_it_is(schedule: str) -> None:
+    def loss(w: jax.Array, shared: jax.Array, x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+            return jnp.tanh(x @ w + shared), None
+
+        return (jax.lax.scan(layer, x, w)[0] ** 2).mean()
+
+    step = jax.value_and_grad(loss, argnums=(0, 1))
+    args = (jnp.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8), jnp.ones(8) / 7, jnp.ones((16, 8)))
+    sharded = autoshard(
+        step,
+        mesh={"pipe": 2, "data": 2, "tensor": 2},
+        microbatch=4,
+        schedule=schedule,
+        time_limit_s=1,
+    )
+    check(compare_steps(step, sharded, args, steps=1))
+    # The carry alone is handed on: what is shared has its gradient on every stage.
+    sent = [c for c in sharded.plan.collectives if c.kind == "permute" and c.axes == ("pipe",)]
+    assert {c.tensor for c in sent} == {"float32[2,8]"}

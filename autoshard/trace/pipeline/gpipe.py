@@ -86,7 +86,11 @@ def _ticks(device: OnDevice, ticked: dict[int, Any]) -> Ended:
     whens = whens[::-1] if backwards else whens
     begin = device.start()
     rooms = pipe.microbatches if pipe.chunks > 1 else 0
-    waiting = [jnp.zeros((rooms, *x.shape), x.dtype) for x in begin.handed]
+    waiting = {
+        k: jnp.zeros((rooms, *x.shape), x.dtype)
+        for k, x in enumerate(begin.handed)
+        if k not in loop.added
+    }
     (running, _), stacked = jax.lax.scan(tick, (begin, waiting), (whens, ticked), reverse=backwards)
     if backwards:
         # Stacked where the mirror image's ticks are: the last one came first.
@@ -114,17 +118,15 @@ def _ticks(device: OnDevice, ticked: dict[int, Any]) -> Ended:
 
 
 def _from_waiting(
-    device: OnDevice, running: Running, waiting: list[Any], when: Any
-) -> tuple[Running, list[Any]]:
+    device: OnDevice, running: Running, waiting: dict[int, Any], when: Any
+) -> tuple[Running, dict[int, Any]]:
     """At the first stage, what comes from the last waits until its next chunk is due."""
-    pipe = device.pipe
+    pipe, handed = device.pipe, list(running.handed)
     came, due = when - pipe.stages, when - device.place
-    waiting = [
-        jax.lax.dynamic_update_index_in_dim(rows, x, came % pipe.microbatches, 0)
-        for rows, x in zip(waiting, running.handed, strict=True)
-    ]
-    handed = [
-        jnp.where(device.place == 0, rows[due % pipe.microbatches], x)
-        for rows, x in zip(waiting, running.handed, strict=True)
-    ]
+    waiting = {
+        k: jax.lax.dynamic_update_index_in_dim(rows, handed[k], came % pipe.microbatches, 0)
+        for k, rows in waiting.items()
+    }
+    for k, rows in waiting.items():
+        handed[k] = jnp.where(device.place == 0, rows[due % pipe.microbatches], handed[k])
     return running._replace(handed=handed), waiting

@@ -8,7 +8,7 @@ other direction; what it reads of the forward loop are the values of its own mic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.program.ir import Program
-from autoshard.trace.batch import Part, paired
+from autoshard.trace.batch import Part, State, paired
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, smaller
 from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
@@ -175,8 +175,30 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: Dealt) -> dict[int, 
             and ins[k].part is Part.SPLIT  # and so no literal
             and _is_spread(makers[0].get(v), makers[1].get(w))
         }
-        found[i] = Loop(x, merged, tuple(ins), tuple(outs), frozenset(numbered), spread)
+        found[i] = Loop(
+            x,
+            merged,
+            tuple(ins),
+            tuple(outs),
+            frozenset(numbered),
+            spread,
+            added=frozenset(_added(merged, ins, outs)),
+        )
     return around | _with_passages(big, small, dealt, _linked(big, found), zeros)
+
+
+def _added(loop: _compat.JaxprEqn, ins: Sequence[State], outs: Sequence[State]) -> Iterator[int]:
+    """Carries that the body of a loop adds to, and does nothing else with; by number."""
+    body, (n, n_carry) = loop.params["jaxpr"].jaxpr, _compat.scan_counts(loop.params)
+    reads = readers(body)
+    for k in range(n_carry):
+        if outs[k].part is not Part.SUM or ins[n + k].part is not Part.ZERO:
+            continue
+        match reads.get(body.invars[n + k], []):
+            case [(int(at), _)]:
+                eqn = body.eqns[at]
+                if eqn.primitive.name in ("add", "add_any") and eqn.outvars[0] is body.outvars[k]:
+                    yield k
 
 
 def _dealt_to(big: _compat.JaxprEqn, small: _compat.JaxprEqn, dealt: Dealt) -> Dealt:

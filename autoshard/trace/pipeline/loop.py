@@ -112,6 +112,8 @@ class Loop:
         spread: operands that are a smaller value broadcast over the batch -> how, in both traces.
             Every microbatch makes its own.
         ticked: operands that are results of its mirror image, read tick by tick.
+        added: carries that layers only add to, beginning with zeros: every stage may add up its
+            own, and nothing is handed on.
         kept: results that are read tick by tick, and
         whole: those that are read otherwise.
         passage: what one microbatch goes through from the loop whose mirror image it is, if it can
@@ -126,6 +128,7 @@ class Loop:
     numbered: frozenset[Any]
     spread: Mapping[int, tuple[_compat.JaxprEqn, _compat.JaxprEqn]] = field(default_factory=dict)
     ticked: frozenset[int] = frozenset()
+    added: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
     passage: Passage | None = None

@@ -285,12 +285,15 @@ class OnDevice:
             own.get(k, self.local.get(k)) for k in range(len(self.loop.big.invars))
         ]
         carry = [
-            jnp.where(visit.begin, operands[k], running.handed[k - n]) for k in range(n, stages.m)
+            operands[k]
+            if k - n in self.loop.added
+            else jnp.where(visit.begin, operands[k], running.handed[k - n])
+            for k in range(n, stages.m)
         ]
         own_sums = {k: x for k, x in running.sums.items() if k >= n_carry}
         outs, own_sums = self._layers(operands, carry, own_sums, visit)
         sums = own_sums | {
-            k: total + jnp.where(visit.last, outs[k], 0).astype(total.dtype)
+            k: total + jnp.where(self._counts(k, visit), outs[k], 0).astype(total.dtype)
             for k, total in running.sums.items()
             if k < n_carry
         }
@@ -300,8 +303,15 @@ class OnDevice:
             else self._latest(old, outs[k], visit)
             for k, old in running.latest.items()
         }
-        handed = [self._hand_on(outs[k]) for k in range(n_carry)]
+        handed = [
+            before if k in self.loop.added else self._hand_on(outs[k])
+            for k, before in enumerate(running.handed)
+        ]
         return Running(handed, sums, latest), outs
+
+    def _counts(self, k: int, visit: Visit) -> Any:
+        """Whether a sum that is carried is to be added up here."""
+        return visit.valid if k in self.loop.added else visit.last
 
     def _latest(self, old: Any, new: Any, visit: Visit) -> Any:
         """What is the same for all microbatches, of every layer of this stage."""

@@ -88,3 +88,22 @@ def test_what_layers_share_is_added_up_where_it_is(schedule: str) -> None:
     # The carry alone is handed on: what is shared has its gradient on every stage.
     sent = [c for c in sharded.plan.collectives if c.kind == "permute" and c.axes == ("pipe",)]
     assert {c.tensor for c in sent} == {"float32[2,8]"}
+
+
+def test_sums_that_layers_look_at_are_handed_on() -> None:
+    def loss(w: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def layer(carry: Any, w: jax.Array) -> tuple[Any, jax.Array]:
+            x, total = carry
+            x = jnp.tanh(x @ w)
+            total = total + x.sum(0)  # of all layers so far
+            return (x, total), total
+
+        (x, _), totals = jax.lax.scan(layer, (x, jnp.zeros(8)), w)
+        return (x**2).mean(), totals
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    args = (jnp.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8), jnp.ones((64, 8)))
+    mesh = {"pipe": 2, "data": 2, "tensor": 2}
+    sharded = autoshard(step, mesh=mesh, microbatch=4, schedule="gpipe", time_limit_s=1)
+    check(compare_steps(step, sharded, args, steps=1))
+    assert sharded.plan.pipeline is not None

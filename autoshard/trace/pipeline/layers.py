@@ -194,10 +194,11 @@ def _added(loop: _compat.JaxprEqn, ins: Sequence[State], outs: Sequence[State]) 
     for k in range(n_carry):
         if outs[k].part is not Part.SUM or ins[n + k].part is not Part.ZERO:
             continue
-        match reads.get(body.invars[n + k], []):
-            case [(int(at), _)]:
-                eqn = body.eqns[at]
-                if eqn.primitive.name in ("add", "add_any") and eqn.outvars[0] is body.outvars[k]:
+        before, after = body.invars[n + k], body.outvars[k]
+        match reads.get(before, []), reads.get(after, []):
+            case [(int(at), _)], [(None, _)]:
+                adds = body.eqns[at].primitive.name in ("add", "add_any")
+                if adds and body.eqns[at].outvars[0] is after:
                     yield k
 
 

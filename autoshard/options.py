@@ -57,7 +57,8 @@ class Options:
             `microbatch` then says in how many microbatches. A `mesh` with sizes of `pipe`, `data`
             and `tensor` asks for it too.
         schedule: in which order microbatches go through the stages: "gpipe" (all forward, then all
-            back), "1f1b" (one back for each that goes forward), or "auto".
+            back), "1f1b" (one back for each that goes forward), "circular" (round several times,
+            each time through other layers of every stage), or "auto".
         plan: a plan (or the path of one) to use instead of searching.
         strict: refuse programs with primitives that no rule covers, instead of keeping them whole.
         time_limit_s: wall clock the search may take.

@@ -182,6 +182,11 @@ def stacking(
     )
 
 
+def variables(eqn: _compat.JaxprEqn) -> list[Any]:
+    """What an equation reads, but for literals."""
+    return [v for v in eqn.invars if not isinstance(v, _compat.Literal)]
+
+
 def size_bytes_of(value: Any) -> float:
     """Of a whole variable or literal; 0 of what is no array."""
     shape = getattr(value.aval, "shape", None)

@@ -16,14 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from autoshard.plan.pipeline import Pipeline
-
-# Which of `schedule` and `chunks` are passed on to the product's pipelines. Both wait until prices
-# of its own 1F1B and interleaved schedules were held against these runs: where it has the head in
-# its ticks, what `outside.py` corrects is not outside any more.
-_PASSED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,13 +44,12 @@ class Stages:
     @property
     def takes_as_long(self) -> bool:
         """Whether the product's schedule takes the framework's time: equal but for the chunks."""
-        return self.chunks == getattr(self.pipeline, "chunks", 1)
+        return self.chunks == self.pipeline.chunks
 
     @property
     def keeps_as_much(self) -> bool:
         """Whether it also keeps activations of as many microbatches."""
-        own = getattr(self.pipeline, "schedule", "gpipe")
-        return self.takes_as_long and own == self.schedule
+        return self.takes_as_long and self.pipeline.schedule == self.schedule
 
 
 @dataclass(frozen=True)
@@ -108,10 +101,12 @@ def stages_of(
         layers: of the model.
         weights, head: how many a layer has, and the head.
         pipeline: stages, microbatches, data and tensor.
-        schedule, chunks: as the framework runs it; see `_PASSED`.
+        schedule, chunks: as the framework runs it.
     """
-    asked: dict[str, Any] = {"schedule": schedule, "chunks": chunks}
-    made = Pipeline(**pipeline, **{k: v for k, v in asked.items() if k in _PASSED})
+    # Whatever the framework's, ours is GPipe until prices of our own 1F1B and circular schedules
+    # were held against these runs: with the head in its ticks, what `outside.py` corrects is not
+    # outside any more.
+    made = Pipeline(**pipeline)
     found = CUTS[cut](layers, made.stages, weights, head)
     load = [
         own * weights + head * (stage == found.head_at) for stage, own in enumerate(found.layers)

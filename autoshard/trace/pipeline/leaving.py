@@ -68,7 +68,7 @@ def spec_of(axes: dict[int, Any]) -> Spec:
 
 
 def total(key: Any, dtype: Any) -> Leaving:
-    """A sum over the batch that the last place makes: one term per device, added up outside."""
+    """A sum over the batch: one term per device, added up outside."""
     return Leaving(
         key,
         spec_of({0: (PIPE, DATA)}),

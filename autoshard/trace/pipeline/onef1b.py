@@ -28,7 +28,7 @@ from autoshard.trace.pipeline.across import on_stages
 from autoshard.trace.pipeline.leaving import Ended, Leaving, spec_of
 from autoshard.trace.pipeline.loop import Loop, Passage, Passing, Way
 from autoshard.trace.pipeline.resize import Resize
-from autoshard.trace.pipeline.stages import Entered, OnDevice, Running, Stages
+from autoshard.trace.pipeline.stages import Entered, OnDevice, Running, Stages, Visit
 from autoshard.trace.surgery import value_of
 
 
@@ -210,8 +210,9 @@ class _Work:
         # On the last stage, the microbatch that goes back is the one that just came.
         order = when - self.there.place
         came = {self.there.loop.small.outvars[k]: value for k, value in outs.items()}
-        env = self._along(self.passage.between, came, order)
-        left = self._left(self.passage.between, held.between, env, order, self.there.is_last)
+        visit = self.there.visit(order)
+        env = self._along(self.passage.between, came, visit)
+        left = self._left(self.passage.between, held.between, env, order, visit)
         feeds = {k: env[self.back.loop.small.invars[k]] for k in sorted(self.passage.feeds)}
         return self._backward(held._replace(between=left), when, feeds), None
 
@@ -222,9 +223,10 @@ class _Work:
 
     def _forward(self, held: _Held, when: Any) -> tuple[_Held, dict[int, Any]]:
         order = when - self.there.place
-        env = self._along(self.passage.before, {}, order)
+        visit = self.there.visit(order)
+        env = self._along(self.passage.before, {}, visit)
         given = {k: env[self.there.loop.small.invars[k]] for k in sorted(self.passage.given)}
-        there, outs = self.there.microbatch(held.there, self.there.visit(order), given)
+        there, outs = self.there.microbatch(held.there, visit, given)
         slot = self._place_of(order) % self.pipe.at_once
         kept = {k: _put(rows, outs[k], slot) for k, rows in held.kept.items()}
         made = self._noted(held.made_there, outs, order)
@@ -240,17 +242,16 @@ class _Work:
         own = {**read, **shared, **feeds}
         back, outs = self.back.microbatch(held.back, visit, own)
         came = {self.back.loop.small.outvars[k]: value for k, value in outs.items()}
-        env = self._along(self.passage.after, came, order)
+        env = self._along(self.passage.after, came, visit)
         return held._replace(
             back=back,
             made_back=self._noted(held.made_back, outs, order),
-            after=self._left(self.passage.after, held.after, env, order, self.back.is_last),
+            after=self._left(self.passage.after, held.after, env, order, visit),
         )
 
-    def _along(self, way: Way, came: Mapping[Any, Any], order: Any) -> dict[Any, Any]:
+    def _along(self, way: Way, came: Mapping[Any, Any], visit: Visit) -> dict[Any, Any]:
         """What a microbatch makes on a way, of what comes from a loop."""
-        number = jnp.clip(order, 0, self.pipe.microbatches - 1)
-        env = {each.small: self._part(each.small, number) for each in way.reads} | dict(came)
+        env = {each.small: self._part(each.small, visit.number) for each in way.reads} | dict(came)
         for big, small in way.eqns:
             with _compat.as_if_traced_at(small):
                 made = self.size.bind(big, small, [value_of(v, env) for v in small.invars])
@@ -261,12 +262,13 @@ class _Work:
         """What a microbatch has of what is known before."""
         return self.dealt[var][number] if var in self.dealt else self.known[var]
 
-    def _left(self, way: Way, left: _Left, env: Mapping[Any, Any], order: Any, here: Any) -> _Left:
+    def _left(
+        self, way: Way, left: _Left, env: Mapping[Any, Any], order: Any, visit: Visit
+    ) -> _Left:
         """With what leaves a way now, if it counts here."""
-        valid = (order >= 0) & (order < self.pipe.microbatches)
         outs = {k: env[each.small] for k, each in enumerate(way.leaves)}
         sums = {
-            k: total + jnp.where(valid & here, outs[k], 0).astype(total.dtype)
+            k: total + jnp.where(visit.last, outs[k], 0).astype(total.dtype)
             for k, total in left.sums.items()
         }
         return _Left(sums, self._noted(left.rows, outs, order))

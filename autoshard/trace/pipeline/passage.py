@@ -23,7 +23,7 @@ from autoshard.trace.batch import Part, State
 from autoshard.trace.microbatch import folds
 from autoshard.trace.pipeline.loop import Dealt, Loop, Passage, Passing, Way, operand_state
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import size_bytes_of
+from autoshard.trace.surgery import size_bytes_of, variables
 from autoshard.trace.walk import view
 
 _Pair = tuple[_compat.JaxprEqn, _compat.JaxprEqn]
@@ -122,7 +122,9 @@ class Step:
             return None
         return None if self.dealt.numbered else made
 
-    def made_of_less(self, wanted: Iterable[Any], until: int, never: Collection[Any]) -> list[int]:
+    def made_of_less(
+        self, wanted: Iterable[Any], until: int, never: Collection[Any] = frozenset()
+    ) -> dict[int, _Pair]:
         """Work on the batch alone, short of matmuls, that a microbatch can do by itself.
 
         A mask, or a row as wide as the vocabulary for every token, is then never there for all.
@@ -133,9 +135,9 @@ class Step:
             never: variables that it must not make.
 
         Returns:
-            Indices of the equations.
+            By index and in order, an equation of the whole batch and what it is of a microbatch.
         """
-        needed, found = set(wanted), list[int]()
+        needed, found = set(wanted), dict[int, _Pair]()
         for index in range(until - 1, -1, -1):
             big, _ = self.pairs[index]
             if index in self.loops or not needed.intersection(big.outvars):
@@ -144,15 +146,9 @@ class Step:
                 continue
             made = self.stepped(index, {})
             if made is not None and all(s.part is Part.SPLIT for s in made[0]):
-                found.append(index)
-                needed.update(_variables(big))
-        return found[::-1]
-
-    def merged(self, index: int) -> _Pair:
-        """An equation that was found to work, and what it is of a microbatch."""
-        made = self.stepped(index, {})
-        assert made is not None
-        return self.pairs[index][0], made[1]
+                found[index] = (big, made[1])
+                needed.update(variables(big))
+        return dict(sorted(found.items()))
 
     def reads(
         self, eqns: Iterable[_Pair], known: Collection[Any] = frozenset()
@@ -211,7 +207,7 @@ class _Region:
     def place(self, index: int) -> None:
         """Whether an equation belongs here, is done before, or afterwards."""
         big, _ = self.step.pairs[index]
-        reads = _variables(big)
+        reads = variables(big)
         if not any(v in self.states or v in self.late for v in reads):
             return
         if index in self.step.loops or any(v in self.late for v in reads):
@@ -231,13 +227,13 @@ class _Region:
             everywhere: indices of equations that are done for no whole batch.
             backward: the index before which all must be there that is read.
         """
-        wanted = {v for big, _ in self.here.values() for v in _variables(big)}
+        wanted = {v for big, _ in self.here.values() for v in variables(big)}
         early = self.step.made_of_less(wanted, backward, self.late | self.states.keys())
-        eqns = (*map(self.step.merged, early), *self.here.values())
+        eqns = (*early.values(), *self.here.values())
         read = {v for v in self.step.outvars if not isinstance(v, _compat.Literal)}
         for index, (big, _) in enumerate(self.step.pairs):
             if index not in everywhere and index != backward:
-                read.update(_variables(big))
+                read.update(variables(big))
         leaves = tuple(
             Passing(self.step.twins[v], v, self.states[v])
             for big, _ in self.here.values()
@@ -289,21 +285,16 @@ def _feeds(step: Step, between: _Region, back: Loop, shared: Collection[int]) ->
 
 def _given(step: Step, there: Loop, forward: int) -> tuple[frozenset[int], tuple[_Pair, ...]]:
     """Operands of the loop that a microbatch makes of what is smaller, and what makes them."""
-    given, work = set[int](), set[int]()
+    given, work = set[int](), dict[int, _Pair]()
     for k in range(sum(_compat.scan_counts(there.big.params))):
         v = there.big.invars[k]
         if there.ins[k].part is not Part.SPLIT or k in there.spread:
             continue
-        found = step.made_of_less([v], forward, frozenset())
-        eqns = [step.merged(i) for i in found]
-        if not any(v in big.outvars for big, _ in eqns):
+        found = step.made_of_less([v], forward)
+        if not any(v in big.outvars for big, _ in found.values()):
             continue
-        reads = (x for x in step.reads(eqns) if x.state.part is Part.SPLIT)
+        reads = (x for x in step.reads(found.values()) if x.state.part is Part.SPLIT)
         if sum(size_bytes_of(x.big) for x in reads) < size_bytes_of(v):
             given.add(k)
             work.update(found)
-    return frozenset(given), tuple(step.merged(i) for i in sorted(work))
-
-
-def _variables(eqn: _compat.JaxprEqn) -> list[Any]:
-    return [v for v in eqn.invars if not isinstance(v, _compat.Literal)]
+    return frozenset(given), tuple(work[i] for i in sorted(work))

@@ -1,7 +1,7 @@
 """A loop over layers on the stages of a pipeline: one microbatch through the layers of one stage.
 
 Everything runs in a `shard_map` over `pipe` and `data`; `tensor` stays with the compiler, and with
-the plan. When which microbatch comes is the schedule's (`gpipe.py`, `onebyone.py`).
+the plan. When which microbatch comes is the schedule's (`gpipe.py`, `onef1b.py`).
 
 What comes out is what the loop made, dropout included: random numbers are drawn for the whole
 batch, and every microbatch takes its own.
@@ -255,7 +255,7 @@ class OnDevice:
         pipe, end = self.pipe, self.pipe.microbatches * self.pipe.chunks
         valid, order = (order >= 0) & (order < end), jnp.clip(order, 0, end - 1)
         n = end - 1 - order if backwards else order
-        begin, last = self.place == 0, valid & (self.place == pipe.stages - 1)
+        begin, last = self.place == 0, valid & self.is_last
         if pipe.chunks == 1:
             return Visit(n, valid, 0, begin, last)
         first, final = order < pipe.microbatches, order >= end - pipe.microbatches

@@ -8,7 +8,7 @@ outside, where the plan decides how.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from autoshard.trace.pipeline.layers import Layers
 from autoshard.trace.pipeline.loop import Loop, Loops, Passage, all_loops
 from autoshard.trace.pipeline.stages import Entered
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import readers, value_of
+from autoshard.trace.surgery import readers, value_of, variables
 
 
 def pipelined(layers: Layers, pipe: Pipeline) -> Traced:
@@ -115,7 +115,7 @@ class _Program:
                 outs = _compat.bind(eqn, [value_of(v, env) for v in eqn.invars], params)
                 env.update(zip(eqn.outvars, outs, strict=True))
             elif (passage := self._fused.get(i)) is not None:
-                self._one_by_one(loop, passage, env)
+                self._one_by_one(i, loop, passage, env)
             else:
                 values = _operands(loop, env) | {k: ticked[eqn.invars[k]] for k in loop.ticked}
                 made, kept = gpipe.run(loop, self.pipe, values, self.entered)
@@ -143,12 +143,12 @@ class _Program:
         makers = {v: i for i, eqn in enumerate(eqns) for v in eqn.outvars}
         done, pending, waiting = set[int](), list[int](), set[Any]()
 
-        def first(variables: Iterable[Any]) -> Iterator[int]:
+        def first(wanted: Iterable[Any]) -> Iterator[int]:
             """What makes some variables, as far as it is not done."""
-            for v in variables:
+            for v in wanted:
                 i = makers.get(v)
                 if i is not None and i not in done and i not in skipped:
-                    yield from first(_variables(eqns[i]))
+                    yield from first(variables(eqns[i]))
                     done.add(i)
                     yield i
 
@@ -160,14 +160,16 @@ class _Program:
                 yield i
                 yield from pending
                 pending, waiting = [], set()
-            elif waiting.intersection(_variables(eqn)):
+            elif waiting.intersection(variables(eqn)):
                 pending.append(i)
                 waiting.update(eqn.outvars)
             elif i not in done:
                 done.add(i)
                 yield i
 
-    def _one_by_one(self, backward: Loop, passage: Passage, env: dict[Any, Any]) -> None:
+    def _one_by_one(
+        self, mirror: int, backward: Loop, passage: Passage, env: dict[Any, Any]
+    ) -> None:
         forward = self.loops[passage.forward]
         assert isinstance(forward, Loop)
         made = backward.ticked | passage.feeds | passage.shared.keys()
@@ -176,35 +178,25 @@ class _Program:
             _operands(backward, env, made),
             [env[each.big] for each in passage.reads],
         )
-        unread = (
-            self._unread(forward, passage, made),
-            self._unread(backward, passage, made),
-        )
-        results = onef1b.run(forward, backward, passage, self.pipe, values, unread, self.entered)
-        env.update((forward.big.outvars[k], value) for k, value in results.forward.items())
-        env.update((backward.big.outvars[k], value) for k, value in results.backward.items())
-        for way, left in ((passage.between, results.between), (passage.after, results.after)):
-            env.update((way.leaves[k].big, value) for k, value in left.items())
-
-    def _unread(self, loop: Loop, passage: Passage, made: Collection[int]) -> frozenset[int]:
-        """Results of a loop that are read nowhere but on the way.
-
-        Args:
-            loop: it.
-            passage: the way.
-            made: operands of the mirror image that are made on it.
-        """
         reads = readers(self.closed.jaxpr)
-        (mirror,) = (i for i, x in self._fused.items() if x is passage)
 
         def is_on_the_way(at: int | None, slot: int) -> bool:
             return at in passage.here_only or (at == mirror and slot in made)
 
-        return frozenset(
-            k
-            for k, var in enumerate(loop.big.outvars)
-            if all(is_on_the_way(*use) for use in reads.get(var, ()))
-        )
+        def unread(loop: Loop) -> frozenset[int]:
+            """Results that are read nowhere but on the way."""
+            return frozenset(
+                k
+                for k, var in enumerate(loop.big.outvars)
+                if all(is_on_the_way(*use) for use in reads.get(var, ()))
+            )
+
+        nowhere = (unread(forward), unread(backward))
+        results = onef1b.run(forward, backward, passage, self.pipe, values, nowhere, self.entered)
+        env.update((forward.big.outvars[k], value) for k, value in results.forward.items())
+        env.update((backward.big.outvars[k], value) for k, value in results.backward.items())
+        for way, left in ((passage.between, results.between), (passage.after, results.after)):
+            env.update((way.leaves[k].big, value) for k, value in left.items())
 
     def _around(self, eqn: _compat.JaxprEqn, loops: Mapping[int, Loops]) -> dict[str, Any]:
         """Parameters of a loop whose body has loops that are pipelined."""
@@ -224,7 +216,3 @@ def _operands(
         for k, v in enumerate(loop.big.invars)
         if k not in without
     }
-
-
-def _variables(eqn: _compat.JaxprEqn) -> list[Any]:
-    return [v for v in eqn.invars if not isinstance(v, _compat.Literal)]

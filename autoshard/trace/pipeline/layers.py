@@ -17,14 +17,21 @@ import jax.numpy as jnp
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.program.ir import Program
+from autoshard.rules.registry import rule_for
 from autoshard.trace.batch import Part, State, paired
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, smaller
+from autoshard.trace.pipeline.kinds import merged
 from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.pipeline.passage import Step, passage_of
 from autoshard.trace.pipeline.rolling import rolled, runs_of
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
+from autoshard.trace.walk import view
+
+# Layers that differ are taken for one loop if that leaves noticeably less work outside of loops: by
+# this part of it. Equal layers are simpler as they are.
+_NOTICED = 0.1
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 
@@ -106,7 +113,27 @@ def _with_loops(
     runs = runs_of(big)
     (one, notes), (other, _) = rolled(big, runs), rolled(small, runs)
     # Lines may differ: what JAX has traced before (`jnp.where`) keeps the callers that it had then.
-    return (one, other, notes) if _trips(one) == _trips(other) else (big, small, ())
+    if _trips(one) != _trips(other):
+        one, other, notes = big, small, ()
+    mixed = merged(big, small)
+    if mixed is not None and _is_more_in_loops(mixed.big, one):
+        return mixed.big, mixed.small, mixed.notes
+    return one, other, notes
+
+
+def _is_more_in_loops(one: _compat.ClosedJaxpr, other: _compat.ClosedJaxpr) -> bool:
+    """Whether noticeably more of a program's work is in loops, or as much in fewer of them."""
+    outside = [_flops_outside(closed) for closed in (one, other)]
+    worth = _NOTICED * max(outside)
+    if abs(outside[0] - outside[1]) > worth:
+        return outside[0] < outside[1]
+    return len(_trips(other)) == 0 or len(_trips(one)) < len(_trips(other))
+
+
+def _flops_outside(closed: _compat.ClosedJaxpr) -> float:
+    """Of the equations of a program that are in no loop."""
+    eqns = (eqn for eqn in inlined(closed).jaxpr.eqns if eqn.primitive.name != "scan")
+    return sum(rule_for(view(eqn)).flops for eqn in eqns)
 
 
 def _trips(closed: _compat.ClosedJaxpr) -> list[int]:
@@ -160,7 +187,7 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: Dealt) -> dict[int, 
             outs, merged = own.step(x, y, ins)
         except MicrobatchError as error:
             raise PipelineError(f"the layers at {line}: {_about(error)}") from error
-        body = {v for eqn in merged.params["jaxpr"].jaxpr.eqns for v in eqn.outvars}
+        body = _results_in_branches(merged.params["jaxpr"].jaxpr)
         inside = _results_of(merged.params["jaxpr"].jaxpr)
         numbered = {v: eqn for v, eqn in own.numbered.items() if v in inside}
         if hidden := [eqn for v, eqn in numbered.items() if v not in body]:
@@ -248,6 +275,16 @@ def _is_spread(big: _compat.JaxprEqn | None, small: _compat.JaxprEqn | None) -> 
 
 def _results_of(jaxpr: _compat.Jaxpr) -> set[Any]:
     return {v for eqn in _compat.all_equations(jaxpr) for v in eqn.outvars}
+
+
+def _results_in_branches(jaxpr: _compat.Jaxpr) -> set[Any]:
+    """Those of its equations, in branches too, but not in loops."""
+    found = {v for eqn in jaxpr.eqns for v in eqn.outvars}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "cond":
+            for branch in eqn.params["branches"]:
+                found |= _results_in_branches(_compat.open_body(branch)[0])
+    return found
 
 
 def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:

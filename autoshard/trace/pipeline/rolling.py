@@ -18,11 +18,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from autoshard import _compat
 from autoshard.trace.pipeline.repeats import Run, is_literal, multiplies, params_of, stretches
+from autoshard.trace.pipeline.written import jaxpr_of, scan, slices_of, stacked, traced
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, atom, inlined, readers
 
@@ -379,7 +377,7 @@ class _Loop:
         """The loop, what is stacked for it, and the results apart that are wanted."""
         info = self._info()
         for row, stack in self.fresh:
-            yield from _traced(_stacked, row, [stack], info)
+            yield from traced(stacked, row, [stack], info)
         finals = [self.layers.row(carried.made)[-1] for carried, _ in self.carries.values()]
         ends: list[Any] = []
         for final in finals:
@@ -390,8 +388,8 @@ class _Loop:
             row = self.in_order(self.layers.row(made))
             slices = {i: v for i, v in enumerate(row) if v in wanted and v not in ends}
             if slices:
-                taken = _slices_of([*slices])
-                after += _traced(taken, [self.stack(var)], [*slices.values()], info)
+                taken = slices_of([*slices])
+                after += traced(taken, [self.stack(var)], [*slices.values()], info)
         yield self._eqn(ends, info)
         yield from after
 
@@ -404,23 +402,17 @@ class _Loop:
         held = [*self.consts.values()], [*self.carries.values()], [*self.own.values()]
         arguments = [var for part in held for _, var in part]
         results = [*(self.inner[carried.made] for carried, _ in held[1]), *self.stacks]
-        empty = _empty_loop()
-        body = _compat.new_jaxpr(empty.params["jaxpr"].jaxpr, [], arguments, results, self.eqns)
-        closed = _compat.ClosedJaxpr(body, [])
-        params = {
-            **_compat.scan_params(empty.params, closed, len(held[0]), len(held[1])),
-            "length": self.layers.run.count,
-            "reverse": self.reverse,
-        }
-        firsts = [carried.first for carried, _ in held[1]]
-        loop: _compat.JaxprEqn = empty.replace(
-            invars=[*(value for value, _ in held[0]), *firsts, *self.operands],
-            outvars=[*ends, *self.stacks.values()],
-            params=params,
-            source_info=info,
-            ctx=self.layers.trips[0][0].ctx,
+        return scan(
+            jaxpr_of(arguments, results, self.eqns),
+            [value for value, _ in held[0]],
+            [carried.first for carried, _ in held[1]],
+            self.operands,
+            [*ends, *self.stacks.values()],
+            self.layers.run.count,
+            self.reverse,
+            self.layers.trips[0][0],
+            info,
         )
-        return loop
 
 
 class _Rolling:
@@ -503,43 +495,3 @@ class _Rolling:
 
 def _given(value: Any) -> Any:
     return value
-
-
-def _stacked(*values: Any) -> list[Any]:
-    return [jnp.stack(values)]
-
-
-def _slices_of(places: Sequence[int]) -> Callable[[Any], list[Any]]:
-    return lambda stack: [jax.lax.index_in_dim(stack, i, 0, keepdims=False) for i in places]
-
-
-def _traced(
-    fun: Callable[..., list[Any]],
-    operands: Sequence[Any],
-    results: Sequence[Any],
-    info: Any,
-) -> Iterator[_compat.JaxprEqn]:
-    """The equations of a function.
-
-    Args:
-        fun: it.
-        operands: what it takes.
-        results: variables for its results.
-        info: their source info.
-    """
-    jaxpr = inlined(_compat.retrace(fun, [v.aval for v in operands])).jaxpr
-    env: Env = dict(zip(jaxpr.invars, operands, strict=True))
-    names = dict(zip(jaxpr.outvars, results, strict=True))
-    for eqn in jaxpr.eqns:
-        made = [names.get(v) or _compat.new_var(v.aval) for v in eqn.outvars]
-        reads = [atom(env, v) for v in eqn.invars]
-        env.update(zip(eqn.outvars, made, strict=True))
-        yield eqn.replace(invars=reads, outvars=made, source_info=info)
-
-
-def _empty_loop() -> _compat.JaxprEqn:
-    """A scan that does nothing."""
-    none = jax.ShapeDtypeStruct((1,), jnp.float32)
-    closed = _compat.retrace(lambda xs: jax.lax.scan(lambda _, x: ((), None), (), xs), [none])
-    loop: _compat.JaxprEqn = closed.jaxpr.eqns[0]
-    return loop

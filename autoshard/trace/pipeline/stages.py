@@ -9,7 +9,7 @@ batch, and every microbatch takes its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -380,8 +380,14 @@ class OnDevice:
 
     def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
         """The body of a layer, for one microbatch."""
+        return self._run(self.stages.big_body, self.stages.body, env, part)
+
+    def _run(
+        self, large: _compat.Jaxpr, small: _compat.Jaxpr, env: dict[Any, Any], part: Any
+    ) -> list[Any]:
+        """Evaluate equations, as the traces for both sizes of the batch have them."""
         stages = self.stages
-        for big, eqn in zip(stages.big_body.eqns, stages.body.eqns, strict=True):
+        for big, eqn in zip(large.eqns, small.eqns, strict=True):
             values = [value_of(v, env) for v in eqn.invars]
             with _compat.as_if_traced_at(eqn):
                 if eqn.outvars[0] in self.loop.numbered:
@@ -390,10 +396,33 @@ class OnDevice:
                         _own(x, stages.size.shape(y, z), part)
                         for x, y, z in zip(every, big.outvars, eqn.outvars, strict=True)
                     ]
+                elif eqn.primitive.name == "cond":
+                    outs = self._branch(big, eqn, values, part)
                 else:
                     outs = stages.size.bind(big, eqn, values)
             env.update(zip(eqn.outvars, outs, strict=True))
-        return [value_of(v, env) for v in stages.body.outvars]
+        return [value_of(v, env) for v in small.outvars]
+
+    def _branch(
+        self, big: _compat.JaxprEqn, small: _compat.JaxprEqn, values: Sequence[Any], part: Any
+    ) -> list[Any]:
+        """One of several bodies, each of which may number examples as the layer itself may."""
+        which, *operands = values
+
+        def branch(one: Any, other: Any) -> Callable[..., list[Any]]:
+            large, (body, consts) = _compat.open_body(one)[0], _compat.open_body(other)
+
+            def run(*args: Any) -> list[Any]:
+                env = dict(zip(body.constvars, consts, strict=True))
+                env.update(zip(body.invars, args, strict=True))
+                return self._run(large, body, env, part)
+
+            return run
+
+        pairs = zip(big.params["branches"], small.params["branches"], strict=True)
+        branches = [branch(one, other) for one, other in pairs]
+        made: list[Any] = jax.lax.switch(which.astype(jnp.int32), branches, *operands)
+        return made
 
     def _hand_on(self, value: Any) -> Any:
         """To the stage that has the next layers."""

@@ -1,0 +1,474 @@
+"""Layers of several kinds as one loop: in every trip, a switch says which kind it is.
+
+A chain of layers that differ (`chain`) becomes a `scan` whose body is a `switch` over their kinds,
+and a second one the other way for the backward pass, as if the model had been written so and
+differentiated. Each layer has a row in every stack; what it does not need of them is anything. Kind
+0 is no layer: it hands on what it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from autoshard import _compat
+from autoshard.errors import MicrobatchError
+from autoshard.trace.batch import paired
+from autoshard.trace.pipeline.chain import Layer, Trace, layers_in
+from autoshard.trace.pipeline.inside import BACK, THERE, Inside, inside
+from autoshard.trace.pipeline.repeats import SLICES, is_literal, numbered, params_of
+from autoshard.trace.pipeline.written import jaxpr_of, scan, slices_of, stacked, switch, traced
+from autoshard.trace.source import user_line
+from autoshard.trace.surgery import Env, inlined, renamed
+
+_SIDES = (THERE, BACK)
+# How a layer calls what is handed to it, forward and back.
+_ENTERS, _COMES_BACK = ("enters", "comes back")
+# A value of a layer: (side, equation of the layer, result), or one of those.
+_Local = Hashable
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A step whose layers are one loop there, and one back; from `merged`.
+
+    Attributes:
+        big, small: for both sizes of the batch.
+        kinds: of each layer, its number; from 1 on.
+        notes: a line about it.
+    """
+
+    big: _compat.ClosedJaxpr
+    small: _compat.ClosedJaxpr
+    kinds: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Merged | None:
+    """A step with its chain of layers as loops; None where there is no chain of several layers.
+
+    Args:
+        big: the step for the whole batch.
+        small: for a part of it.
+    """
+    one, other = inlined(big), inlined(small)
+    try:
+        trace = Trace(one.jaxpr, _twins(one.jaxpr, other.jaxpr))
+    except MicrobatchError:
+        return None
+    layers = layers_in(trace)
+    found = inside(trace, layers) if len(layers) > 1 else None
+    if found is None:
+        return None
+    chain = _Chain(found)
+    programs = [
+        _Writer(chain, closed, view).program()
+        for closed, view in ((one, {}), (other, trace.twins))
+    ]
+    if None in programs:
+        return None
+    line = user_line(one.jaxpr.eqns[layers[0].there.begin])
+    note = (
+        f"rolled: the {len(layers)} layers from {line} on are one loop, of"
+        f" {max(chain.kinds)} kinds of layers"
+    )
+    return Merged(*programs, tuple(chain.kinds), (note,))
+
+
+def _twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
+    """Variables -> the same for the smaller batch."""
+    found = dict[Any, Any](zip(big.invars, small.invars, strict=True))
+    found.update(zip(big.constvars, small.constvars, strict=True))
+    for x, y in paired(big, small):
+        found.update(zip(x.outvars, y.outvars, strict=True))
+    return found
+
+
+# -- what layers have in common ------------------------------------------------------------------
+
+
+@dataclass
+class _Kind:
+    """Layers that are alike.
+
+    Attributes:
+        members: their numbers.
+        outside: for either side and each layer, what it reads of what is not its own, in order.
+        exports: for either side, what is read elsewhere, as layers call it.
+    """
+
+    members: list[int] = field(default_factory=list)
+    outside: tuple[list[list[Any]], list[list[Any]]] = field(default_factory=lambda: ([], []))
+    exports: tuple[dict[_Local, None], dict[_Local, None]] = field(default_factory=lambda: ({}, {}))
+
+
+class _Chain:
+    """Layers and what they read and make.
+
+    Args:
+        found: their equations.
+
+    Attributes:
+        kinds: of each layer, its number; from 1 on.
+        groups: the kinds, by number.
+        names: for each layer, variables -> how it calls them.
+        makers: variables that are made inside -> the layer, and the side.
+    """
+
+    def __init__(self, found: Inside) -> None:
+        self.found, self.trace = found, found.trace
+        self.layers = found.layers
+        self.makers = {
+            v: place for i, place in found.of.items() for v in self.trace.jaxpr.eqns[i].outvars
+        }
+        self.numbers = numbered(self.trace.jaxpr.eqns)
+        self.names: list[dict[Any, _Local]] = []
+        self.kinds: list[int] = []
+        self.groups: dict[int, _Kind] = {}
+        table, fresh = dict[Hashable, int](), count(1)
+        for number, layer in enumerate(self.layers):
+            names: dict[Any, _Local] = {
+                layer.there.enters: _ENTERS,
+                layer.back.enters: _COMES_BACK,
+            }
+            keys, reads = zip(*(self._key(number, side, names) for side in _SIDES), strict=True)
+            kind = table.get(keys) or table.setdefault(keys, next(fresh))
+            group = self.groups.setdefault(kind, _Kind())
+            group.members.append(number)
+            for side in _SIDES:
+                group.outside[side].append(reads[side])
+            self.kinds.append(kind)
+            self.names.append(names)
+        self._export()
+
+    def _key(
+        self, number: int, side: int, names: dict[Any, _Local]
+    ) -> tuple[Hashable, list[Any]]:
+        """What equal layers share, on one side, and what a layer reads of what is not its own."""
+        outside, key = dict[Any, int](), list[Hashable]()
+        for j, i in enumerate(self.found.eqns(number, side)):
+            eqn = self.trace.jaxpr.eqns[i]
+            reads = []
+            for v in eqn.invars:
+                if is_literal(v):
+                    reads.append((repr(v.val), str(v.aval)))
+                elif v in names:
+                    reads.append(names[v])
+                else:
+                    reads.append((outside.setdefault(v, len(outside)), self.trace.kind(v)))
+            exact = params_of(eqn) if eqn.primitive.name in SLICES else None
+            key.append((int(self.numbers[i]), exact, tuple(reads)))
+            for r, v in enumerate(eqn.outvars):
+                names.setdefault(v, (side, j, r))
+        span = (self.layers[number].there, self.layers[number].back)[side]
+        key.append(names.get(span.leaves))
+        return tuple(key), [*outside]
+
+    def _export(self) -> None:
+        """Note what is read elsewhere than on its own side of its own layer."""
+        for i, reads in enumerate(self.trace.reads):
+            own = self.found.of.get(i)
+            for v in reads:
+                self._note(v, own)
+        for v in self.trace.jaxpr.outvars:
+            if not is_literal(v):
+                self._note(v, None)
+
+    def _note(self, v: Any, own: tuple[int, int] | None) -> None:
+        maker = self.makers.get(v)
+        if own is None:
+            if maker is None or self._is_handed_out(v):
+                return
+            own = (maker[0], -1)
+        name = self.names[own[0]].get(v) if own[0] in self.found.owners.get(v, ()) else None
+        if name is not None and self.side_of(name) != own[1]:
+            self.groups[self.kinds[own[0]]].exports[self.side_of(name)][name] = None
+
+    def _is_handed_out(self, v: Any) -> bool:
+        """Whether a value is there outside of the loops anyway."""
+        first, last = self.layers[0], self.layers[-1]
+        ends = (first.there.enters, last.there.leaves, last.back.enters, first.back.leaves)
+        return any(v is end for end in ends)
+
+    @staticmethod
+    def side_of(name: _Local) -> int:
+        """Where a layer has a value from."""
+        if isinstance(name, tuple):
+            return int(name[0])
+        return THERE if name == _ENTERS else BACK
+
+    def read_outside(self) -> Iterator[tuple[int, Any]]:
+        """What is read outside of the layers but made inside: the layer, and the variable."""
+        wanted = dict[Any, None]()
+        for i, reads in enumerate(self.trace.reads):
+            if i not in self.found.of:
+                wanted.update(dict.fromkeys(reads))
+        wanted.update(dict.fromkeys(v for v in self.trace.jaxpr.outvars if not is_literal(v)))
+        for v in wanted:
+            if v in self.makers and not self._is_handed_out(v):
+                yield self.makers[v][0], v
+
+
+# -- stacks --------------------------------------------------------------------------------------
+
+
+class _Side:
+    """One of the two loops: its operands and results.
+
+    Attributes:
+        consts: what several layers read.
+        rows: stacks of what is each layer's own: layer -> variable.
+        places: for each kind, what it reads -> "const" or "row", and which.
+        stacks: types of the stacks that it makes, by an example's variable.
+        made: for each kind, what it exports -> which stack.
+    """
+
+    def __init__(self, chain: _Chain, side: int) -> None:
+        self.consts: dict[Any, int] = {}
+        self.rows: list[dict[int, Any]] = []
+        self.places: dict[int, list[tuple[bool, int]]] = {}
+        self.stacks: list[Any] = []
+        self.made: dict[int, dict[_Local, int]] = {}
+        readers = dict[Any, set[int]]()
+        for kind in chain.groups.values():
+            for number, reads in zip(kind.members, kind.outside[side], strict=True):
+                for v in reads:
+                    readers.setdefault(v, set()).add(number)
+        types = list[Hashable]()
+        for k, kind in chain.groups.items():
+            taken, self.places[k] = set[int](), []
+            for values in zip(*kind.outside[side], strict=True):
+                first = values[0]
+                if len(readers[first]) > 1 and all(v is first for v in values):
+                    place = self.consts.setdefault(first, len(self.consts))
+                    self.places[k].append((True, place))
+                    continue
+                slot = self._slot(types, chain.trace.kind(first), taken)
+                if slot == len(self.rows):
+                    self.rows.append({})
+                self.rows[slot].update(zip(kind.members, values, strict=True))
+                self.places[k].append((False, slot))
+        types = []
+        for k, kind in chain.groups.items():
+            taken, self.made[k] = set(), {}
+            variables = {name: v for v, name in chain.names[kind.members[0]].items()}
+            for name in kind.exports[side]:
+                slot = self._slot(types, chain.trace.kind(variables[name]), taken)
+                if slot == len(self.stacks):
+                    self.stacks.append(variables[name])
+                self.made[k][name] = slot
+
+    @staticmethod
+    def _slot(types: list[Hashable], kind: Hashable, taken: set[int]) -> int:
+        """The first stack of a type that a layer does not use yet; a new one if there is none."""
+        for slot, known in enumerate(types):
+            if known == kind and slot not in taken:
+                break
+        else:
+            slot = len(types)
+            types.append(kind)
+        taken.add(slot)
+        return slot
+
+
+@dataclass
+class _Unit:
+    """Equations that are written together.
+
+    Attributes:
+        eqns: they.
+        reads: what must be there before.
+    """
+
+    eqns: list[_compat.JaxprEqn]
+    reads: list[Any]
+
+
+class _Writer:
+    """One of the two traces, with loops.
+
+    Args:
+        chain: the layers, as the trace of the whole batch has them.
+        closed: the trace.
+        view: variables of the whole batch -> its own; those that are missing are its own.
+    """
+
+    def __init__(
+        self, chain: _Chain, closed: _compat.ClosedJaxpr, view: Mapping[Any, Any]
+    ) -> None:
+        self.chain, self.closed, self.view = chain, closed, view
+        self.eqns = closed.jaxpr.eqns
+        self.sides = [_Side(chain, side) for side in _SIDES]
+        self.length = len(chain.layers)
+        self.stacks = [
+            [
+                _compat.new_var(_compat.stacked_aval(self.own(v).aval, self.length))
+                for v in side.stacks
+            ]
+            for side in self.sides
+        ]
+
+    def own(self, v: Any) -> Any:
+        """A variable of this trace."""
+        return self.view.get(v, v)
+
+    @cached_property
+    def numbers(self) -> Any:
+        """The variable that holds the kinds of the layers."""
+        aval = _compat.retrace(lambda x: x, [np.zeros(self.length, np.int32)]).jaxpr.invars[0].aval
+        return _compat.new_var(aval)
+
+    def program(self) -> _compat.ClosedJaxpr | None:
+        """The trace with loops; None where something is needed before it can be there."""
+        jaxpr, chain = self.closed.jaxpr, self.chain
+        units = list[_Unit]()
+        ends = [
+            max(i for i in chain.found.of if chain.found.of[i][1] == side) for side in _SIDES
+        ]
+        for i, eqn in enumerate(self.eqns):
+            if i not in chain.found.of:
+                units.append(_Unit([eqn], eqn.invars))
+            for side in _SIDES:
+                if i == ends[side]:
+                    units.append(self._loop(side))
+        known = {*jaxpr.constvars, *jaxpr.invars}
+        eqns, pending = list[_compat.JaxprEqn](), units
+        while pending:
+            waiting = list[_Unit]()
+            for unit in pending:
+                if all(is_literal(v) or v in known for v in unit.reads):
+                    eqns += unit.eqns
+                    known.update(v for eqn in unit.eqns for v in eqn.outvars)
+                else:
+                    waiting.append(unit)
+            if len(waiting) == len(pending):
+                return None
+            pending = waiting
+        whole = _compat.new_jaxpr(
+            jaxpr, [*jaxpr.constvars, self.numbers], jaxpr.invars, jaxpr.outvars, eqns
+        )
+        kinds = np.array(chain.kinds, dtype=np.int32)
+        return _compat.without_dead_code(
+            _compat.ClosedJaxpr(whole, [*self.closed.consts, kinds])
+        )
+
+    def _loop(self, side: int) -> _Unit:
+        """One of the loops, the stacks that it reads, and what is read of those that it makes."""
+        chain, own = self.chain, self.sides[side]
+        first, last = chain.layers[0], chain.layers[-1]
+        spans = ((first.there, last.there), (last.back, first.back))[side]
+        eqn = self.eqns[spans[0].begin]
+        info, eqns = eqn.source_info, list[_compat.JaxprEqn]()
+        operands = list[Any]()
+        for rows in own.rows:
+            # A layer that has none takes another's: it does not look at it.
+            some = next(iter(rows.values()))
+            values = [self.own(rows.get(number, some)) for number in range(self.length)]
+            stack = _compat.new_var(_compat.stacked_aval(values[0].aval, self.length))
+            eqns += traced(stacked, values, [stack], info)
+            operands.append(stack)
+        kept = self.stacks[THERE] if side == BACK else []
+        loop = scan(
+            self._body(side),
+            [self.own(v) for v in own.consts],
+            [self.own(spans[0].enters)],
+            [self.numbers, *operands, *kept],
+            [self.own(spans[1].leaves), *self.stacks[side]],
+            self.length,
+            side == BACK,
+            eqn,
+            info,
+        )
+        eqns.append(loop)
+        eqns += self._taken_out(side, info)
+        made = {v for each in eqns for v in each.outvars} | {self.numbers}
+        reads = [v for each in eqns for v in each.invars if is_literal(v) or v not in made]
+        return _Unit(eqns, reads)
+
+    def _taken_out(self, side: int, info: Any) -> Iterator[_compat.JaxprEqn]:
+        """Slices of stacks, for what is read outside."""
+        chain, wanted = self.chain, dict[int, dict[int, Any]]()
+        for number, v in chain.read_outside():
+            name = chain.names[number][v]
+            if chain.side_of(name) == side:
+                slot = self.sides[side].made[chain.kinds[number]][name]
+                wanted.setdefault(slot, {})[number] = self.own(v)
+        for slot, rows in wanted.items():
+            stack = self.stacks[side][slot]
+            yield from traced(slices_of([*rows]), [stack], [*rows.values()], info)
+
+    # -- bodies ----------------------------------------------------------------------------------
+
+    def _body(self, side: int) -> _compat.ClosedJaxpr:
+        """A trip: the switch over kinds."""
+        own, chain = self.sides[side], self.chain
+        kept = self.sides[THERE].stacks if side == BACK else []
+        examples = [
+            *own.consts,
+            chain.layers[0].there.enters,
+            *(next(iter(rows.values())) for rows in own.rows),
+            *kept,
+        ]
+        operands = [_compat.new_var(self.own(v).aval) for v in examples]
+        carry = len(own.consts)
+        which = _compat.new_var(_compat.retrace(lambda x: x[0], [self.numbers.aval]).out_avals[0])
+        made = [_compat.new_var(self.own(v).aval) for v in (examples[carry], *own.stacks)]
+        like = self.eqns[chain.layers[0].there.begin]
+        branches = [self._nothing(side, operands), *(self._kind(side, k, operands) for k in sorted(chain.groups))]
+        chosen = switch(branches, which, operands, made, like, like.source_info)
+        arguments = [*operands[: carry + 1], which, *operands[carry + 1 :]]
+        return jaxpr_of(arguments, made, [chosen])
+
+    def _arguments(self, operands: Sequence[Any]) -> list[Any]:
+        return [_compat.new_var(v.aval) for v in operands]
+
+    def _nothing(self, side: int, operands: Sequence[Any]) -> _compat.ClosedJaxpr:
+        """No layer."""
+        arguments, own = self._arguments(operands), self.sides[side]
+        eqns, stacks = self._zeros(side, [*range(len(own.stacks))])
+        return jaxpr_of(arguments, [arguments[len(own.consts)], *stacks.values()], eqns)
+
+    def _zeros(
+        self, side: int, slots: Iterable[int]
+    ) -> tuple[list[_compat.JaxprEqn], dict[int, Any]]:
+        """What a layer leaves in stacks that it does not use."""
+        info = self.eqns[self.chain.layers[0].there.begin].source_info
+        eqns, found = list[_compat.JaxprEqn](), dict[int, Any]()
+        for slot in slots:
+            aval = self.own(self.sides[side].stacks[slot]).aval
+            found[slot] = _compat.new_var(aval)
+
+            def zeros(aval: Any = aval) -> list[Any]:
+                return [jnp.zeros(aval.shape, aval.dtype)]
+
+            eqns += traced(zeros, [], [found[slot]], info)
+        return eqns, found
+
+    def _kind(self, side: int, kind: int, operands: Sequence[Any]) -> _compat.ClosedJaxpr:
+        """What layers of one kind do, after the first of them."""
+        chain, own, group = self.chain, self.sides[side], self.chain.groups[kind]
+        number = group.members[0]
+        layer = chain.layers[number]
+        arguments, carry = self._arguments(operands), len(own.consts)
+        rows = arguments[carry + 1 :]
+        env: Env = {}
+        for v, (is_const, place) in zip(group.outside[side][0], own.places[kind], strict=True):
+            env[self.own(v)] = arguments[place] if is_const else rows[place]
+        variables = {name: self.own(v) for v, name in chain.names[number].items()}
+        if side == BACK:
+            for name, slot in self.sides[THERE].made[kind].items():
+                env[variables[name]] = rows[len(own.rows) + slot]
+        span = (layer.there, layer.back)[side]
+        env[self.own(span.enters)] = arguments[carry]
+        eqns = renamed([self.eqns[i] for i in chain.found.eqns(number, side)], env)
+        stacks = {slot: env[variables[name]] for name, slot in own.made[kind].items()}
+        more, zeros = self._zeros(side, [s for s in range(len(own.stacks)) if s not in stacks])
+        made = stacks | zeros
+        leaves = env[self.own(span.leaves)]
+        return jaxpr_of(arguments, [leaves, *(made[s] for s in sorted(made))], [*eqns, *more])

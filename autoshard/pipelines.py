@@ -246,7 +246,9 @@ def _stack(variants: Variants, remat: str, plain: Candidate | None) -> Stack | N
     batch = batch_size(variants.plain)
     stack = stack_of(variants.of(Variant(remat=remat)).program, batch)
     if stack is None and plain is None:  # layers one after the other are found in seconds
-        stack = stack_of(variants.layers(remat).program, batch)
+        layers = variants.layers(remat)
+        stack = stack_of(layers.program, batch)
+        return None if stack is None else replace(stack, each=layers.flops)
     return stack
 
 

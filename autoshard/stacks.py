@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from autoshard.cost.collectives import collective_time_s
 from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
 from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program, Region, Role
+from autoshard.search.boundaries import boundaries
 from autoshard.schedules import CIRCULAR, ONE_F_ONE_B, SCHEDULES
 
 # More microbatches than this many per stage shrink the bubble no more to speak of.
@@ -49,6 +51,7 @@ class Stack:
         widest_bytes: of the largest array that a layer makes, whole.
         state_bytes: of all parameters and optimizer state, whole.
         batch: examples.
+        each: flops of each layer, where layers are of several kinds.
     """
 
     layers: int
@@ -60,6 +63,15 @@ class Stack:
     widest_bytes: float
     state_bytes: float
     batch: int
+    each: tuple[float, ...] = ()
+
+    def uneven(self, counts: Sequence[int]) -> float:
+        """How much longer the slowest of some chunks takes than if all had as much to do."""
+        if not self.each:
+            return max(counts) * len(counts) / self.layers
+        ends = [0, *accumulate(counts)]
+        work = [sum(self.each[a:b]) for a, b in pairwise(ends)]
+        return max(work) * len(work) / sum(work)
 
 
 def stack_of(program: Program, batch: int) -> Stack | None:
@@ -150,9 +162,16 @@ def pipelines(
 def _in_order(stack: Stack, pipe: Pipeline, schedule: str) -> Iterator[Pipeline]:
     """One with its microbatches in some order."""
     for chunks in _CHUNKS if schedule == CIRCULAR else (1,):
-        if pipe.stages * chunks > stack.layers:
+        pieces = pipe.stages * chunks
+        if pieces > stack.layers:
             continue
-        divides = stack.layers % (pipe.stages * chunks) == 0
+        if stack.each:
+            # Which branches a chunk takes is not followed into it: its price would be wrong.
+            if chunks == 1:
+                cuts = boundaries(stack.each, pieces)
+                yield replace(pipe, schedule=schedule, layers=cuts)
+            continue
+        divides = stack.layers % pieces == 0
         yield replace(pipe, schedule=schedule, chunks=chunks)
         if divides:  # stacks that are filled up are copied anyway
             yield replace(pipe, schedule=schedule, chunks=chunks, cast_once=False)
@@ -203,8 +222,10 @@ def estimate(
         rate = max(machine.chip.flops_per_s(dtype) for dtype in ("bfloat16", "float32"))
         compute_s = total / (rate * _REACHED * machine.n_devices)
     inside = stack.flops / total
-    own = -(-stack.layers // (pipe.stages * pipe.chunks))  # in a tick
-    uneven = own * pipe.stages * pipe.chunks / stack.layers
+    counts = pipe.layers_of(stack.layers)
+    own = max(counts)  # in a tick
+    filled = own * len(counts) / stack.layers
+    uneven = stack.uneven(counts)
     stream = stack.stream_bytes / (pipe.data * pipe.tensor)
     part = stack.stream_bytes / (pipe.data * pipe.microbatches)
     weights = stack.weight_bytes / (pipe.stages * pipe.tensor)
@@ -223,7 +244,7 @@ def estimate(
         seconds += float(collective_time_s(kind, axes[axis], size)) * times
     if not pipe.cast_once:
         seconds += pipe.ticks * _CASTS * weights / machine.chip.memory_bytes_per_s
-    kept = stack.kept_bytes / (pipe.stages * pipe.data * pipe.tensor) * uneven
+    kept = stack.kept_bytes / (pipe.stages * pipe.data * pipe.tensor) * filled
     kept *= pipe.at_once / pipe.microbatches
     held = stack.state_bytes / machine.n_devices  # split over all devices, at best
     held += (_GRADIENTS + _COPY * pipe.cast_once) * weights

@@ -24,6 +24,8 @@ class Pipeline:
             not for every microbatch; a copy of them is held meanwhile.
         chunks: how often a microbatch goes round, each time through other layers of every stage; 2
             or more for the circular schedule, 1 for the others.
+        layers: of a loop over as many layers as these add up to, how many each stage has; for every
+            chunk, in the order of the layers. As even as can be where there are none.
     """
 
     stages: int
@@ -33,6 +35,7 @@ class Pipeline:
     schedule: str = GPIPE
     cast_once: bool = True
     chunks: int = 1
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stages < 2 or min(self.microbatches, self.data, self.tensor, self.chunks) < 1:
@@ -45,6 +48,19 @@ class Pipeline:
             raise ValueError(f"several chunks make a circular schedule, and no other: {self!r}")
         if self.chunks > 1 and self.microbatches < self.stages:
             raise ValueError(f"a circular schedule needs a microbatch for every stage: {self!r}")
+        if self.layers and (len(self.layers) != self.stages * self.chunks or min(self.layers) < 1):
+            raise ValueError(f"every chunk of every stage has 1 layer or more: {self!r}")
+
+    def layers_of(self, length: int) -> tuple[int, ...]:
+        """How many of `length` layers each chunk of each stage has, in the order of the layers.
+
+        Where it is not said: as many as are needed at most, the last ones fewer.
+        """
+        if sum(self.layers) == length:
+            return self.layers
+        pieces = self.stages * self.chunks
+        most = -(-length // pieces)
+        return tuple(min(most, max(0, length - i * most)) for i in range(pieces))
 
     @property
     def sizes(self) -> dict[str, int]:

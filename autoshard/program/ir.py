@@ -76,7 +76,8 @@ class Region:
     """A loop body, a branch, a remat block, code for one shard, or the top level.
 
     The top level has the id 0, and is its own parent. `taken` is of code for one shard, and of all
-    regions inside it.
+    regions inside it. `share` is of a branch: in how many of how many trips of the loops around it
+    it is taken, (1, 1) where that is not known.
     """
 
     id: int
@@ -86,6 +87,7 @@ class Region:
     trip_known: bool = True
     at: str = ""
     taken: Taken | None = None
+    share: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,16 +200,28 @@ class Program:
     _times: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def times(self, region: int) -> int:
-        """How often a region runs in one step: the product of trip counts up to the top."""
+        """How often a region runs in one step: trip counts up to the top, multiplied.
+
+        Of a branch, as often as it is taken, where that is known.
+        """
         if region not in self._times:
-            total, current = 1, self.regions[region]
+            total, whole, current = 1, 1, self.regions[region]
             while True:
-                total *= current.trip_count
+                total *= current.trip_count * current.share[0]
+                whole *= current.share[1]
                 if current.parent == current.id:
                     break
                 current = self.regions[current.parent]
-            self._times[region] = total
+            self._times[region] = total // whole
         return self._times[region]
+
+    def comes_by(self, region: int) -> int:
+        """How often the code of a region is come by in one step, branches that are not taken too."""
+        total, current = 1, self.regions[region]
+        while current.parent != current.id:
+            total *= current.trip_count
+            current = self.regions[current.parent]
+        return total
 
     def uses(self) -> dict[int, list[tuple[Op, int]]]:
         """For each tensor, the (op, operand index) pairs that read it."""

@@ -80,7 +80,10 @@ def _trace(fn: Callable[..., Any], sig: Signature, name: str, donated: frozenset
     closed, out_tree, out_paths = jaxpr_of(fn, sig)
 
     walker = Walker()
-    consts = [walker.tensor(v.aval) for v in closed.jaxpr.constvars]
+    consts = [
+        walker.constant(v.aval, value)
+        for v, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    ]
     args = [walker.tensor(v.aval) for v in closed.jaxpr.invars]
     results = walker.walk(closed.jaxpr, consts, args)
 
@@ -147,7 +150,10 @@ def rewritten(traced: Traced, closed: _compat.ClosedJaxpr, notes: tuple[str, ...
         notes: what was changed, for people.
     """
     walker = Walker()
-    consts = [walker.tensor(v.aval) for v in closed.jaxpr.constvars]
+    consts = [
+        walker.constant(v.aval, value)
+        for v, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    ]
     args = [walker.tensor(v.aval) for v in closed.jaxpr.invars]
     results = walker.walk(closed.jaxpr, consts, args)
     was = traced.program

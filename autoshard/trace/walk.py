@@ -25,6 +25,7 @@ from autoshard.rules.base import OpView
 from autoshard.rules.boundary import identity, scan_xs, scan_ys
 from autoshard.rules.manual import crossing, manual_axes, sent_over
 from autoshard.rules.registry import rule_for
+from autoshard.trace.choices import Table, slowest, table
 from autoshard.trace.source import own_line, user_line
 
 Value = int | None  # a tensor id, or None for a literal
@@ -45,6 +46,8 @@ class Walker:
         self.mesh_sizes: dict[str, int] = {}
         self.manual_sizes: dict[str, int] = {}
         self._rules: dict[Hashable, Rule] = {}
+        # Tensors whose values are known.
+        self._tables: dict[int, Table] = {}
         # The user's line that the equation at hand, or the innermost around it that has one, has.
         self._line = ""
 
@@ -60,6 +63,16 @@ class Walker:
         id = len(self.tensors)
         self.tensors.append(Tensor(id, shape, dtype_name(dtype), itemsize_bytes(dtype)))
         return id
+
+    def constant(self, aval: Any, value: Any) -> int:
+        """A new tensor that holds a constant of the whole program."""
+        id = self.tensor(aval)
+        self._note(id, table(value))
+        return id
+
+    def _note(self, tensor: int, known: Table | None) -> None:
+        if known is not None:
+            self._tables[tensor] = known
 
     def _rule(self, eqn: _compat.JaxprEqn) -> Rule:
         """The rule of an equation; equal equations of unrolled layers share one."""
@@ -170,6 +183,9 @@ class Walker:
         over = sent_over(name, eqn.params) if self.regions[region].taken is not None else ()
         rule = self._rule(eqn)
         self._op(name, values, outs, rule, region, at, eqn, pinned=pinned, manual=manual, over=over)
+        for value in values:
+            if value in self._tables:
+                self._note(outs[0], self._tables[value].through(eqn))
         return outs
 
     def _taken(self, eqn: _compat.JaxprEqn) -> Taken:
@@ -200,6 +216,9 @@ class Walker:
                 *("manual_in", (value,), (inside,), rule, inner, at, eqn, use, define),
                 manual=manual,
             )
+            if value in self._tables and not self._tables[value].over:
+                shards = _shape_of(eqn.invars[k])[0] // _shape_of(var)[0]
+                self._note(inside, self._tables[value].shards(shards))
         results = self.walk(jaxpr, const_ids, args, inner, f"{at}/")
         outs: list[Value] = []
         for k, (value, var) in enumerate(zip(results, eqn.outvars, strict=True)):
@@ -249,6 +268,7 @@ class Walker:
         shape, dtype, _ = _compat.abstract(value)
         id = len(self.tensors)
         self.tensors.append(Tensor(id, shape, dtype_name(dtype), itemsize_bytes(dtype)))
+        self._note(id, table(value))
         rule = Rule((), (), ((None,) * len(shape),), OpClass.FREE)
         self._op("constant", (), (id,), rule, region, "", eqn)
         return id
@@ -263,6 +283,8 @@ class Walker:
         use: Place,
         define: Place,
     ) -> None:
+        if source in self._tables and kind not in ("scan_init", "while_init"):
+            self._note(result, self._tables[source])
         rule = identity(self._shape(result))
         self._op(kind, (source,), (result,), rule, region, use.at, eqn, (use,), (define,))
 
@@ -287,6 +309,8 @@ class Walker:
                 stacked = _shape_of(eqn.invars[k])
                 rule = scan_xs(stacked)
                 self._op("scan_xs", (value,), (inside,), rule, inner, at, eqn, (use,), (define,))
+                if value in self._tables:
+                    self._note(inside, self._tables[value].slices())
         results = self.walk(jaxpr, const_ids, args, inner, f"{at}/")
         outs: list[Value] = []
         for k, (value, var) in enumerate(zip(results, eqn.outvars, strict=True)):
@@ -355,10 +379,12 @@ class Walker:
         self, eqn: _compat.JaxprEqn, values: list[Value], region: int, at: str
     ) -> list[Value]:
         results: list[list[Value]] = []
+        inners: list[int] = []
         for b, branch in enumerate(eqn.params["branches"]):
             jaxpr, consts = _compat.open_body(branch)
             here = f"{at}/b{b}"
             inner = self._region(region, "branch", here)
+            inners.append(inner)
             const_ids = [self._constant(c, inner, at, eqn) for c in consts]
             args: list[Value] = []
             for k, (value, var) in enumerate(zip(values[1:], jaxpr.invars, strict=True)):
@@ -367,6 +393,7 @@ class Walker:
                 place = Place(here, f"in {k}")
                 self._identity("branch_in", value, inside, inner, eqn, place, place)
             results.append(self.walk(jaxpr, const_ids, args, inner, f"{here}/"))
+        self._share(values[0], inners)
         outs: list[Value] = []
         for k, var in enumerate(eqn.outvars):
             out = self.tensor(var.aval)
@@ -378,6 +405,26 @@ class Walker:
             define = (Place(at, f"result {k}"),)
             self._op("branch_out", inputs, (out,), rule, region, at, eqn, uses, define)
         return outs
+
+
+    def _share(self, which: Value, inners: Sequence[int]) -> None:
+        """Note how often branches are taken, where a table says which."""
+        known = self._tables.get(-1 if which is None else which)
+        found = known.taken(len(inners)) if known is not None else None
+        if found is None:
+            return
+        counts, trips = found
+        flops = [self._flops(inner) for inner in inners]
+        for inner, n in zip(inners, slowest(counts, flops), strict=True):
+            self.regions[inner] = replace(self.regions[inner], share=(n, trips))
+
+    def _flops(self, region: int) -> float:
+        """Of a region and those inside it, each time that it runs."""
+        times = {region: 1}
+        for r in self.regions[region + 1 :]:
+            if r.parent in times:
+                times[r.id] = times[r.parent] * r.trip_count
+        return sum(op.rule.flops * times[op.region] for op in self.ops if op.region in times)
 
 
 def _shape_of(atom: Any) -> tuple[int, ...]:

@@ -364,7 +364,10 @@ class _Writer:
         first, last = chain.layers[0], chain.layers[-1]
         spans = ((first.there, last.there), (last.back, first.back))[side]
         eqn = self.eqns[spans[0].begin]
-        info, eqns = eqn.source_info, list[_compat.JaxprEqn]()
+        begin = self.eqns[first.there.begin].source_info
+        # The line is that of the first layer, for both loops.
+        info = begin.replace(name_stack=eqn.source_info.name_stack)
+        eqns = list[_compat.JaxprEqn]()
         operands = list[Any]()
         for rows in own.rows:
             # A layer that has none takes another's: it does not look at it.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
@@ -46,6 +47,7 @@ class Layers:
         batch: examples in it.
         loops: by the index of their equation.
         notes: what was done to the step to have them.
+        flops: of each layer, there and back, where layers are of several kinds.
     """
 
     traced: Traced
@@ -53,6 +55,7 @@ class Layers:
     batch: int
     loops: Mapping[int, Loops]
     notes: tuple[str, ...] = ()
+    flops: tuple[float, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -93,7 +96,7 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
         small, _, batch = smaller(traced, pieces)
     except MicrobatchError as error:
         raise PipelineError(_about(error)) from error
-    *traces, notes = _with_loops(traced.closed, small)
+    *traces, notes, kinds = _with_loops(traced.closed, small)
     one, other = (inlined(reform(x), remat_in_loops=True) for x in traces)
     loops = _loops(one.jaxpr, other.jaxpr, Dealt(batch.size, batch.pieces))
     if not loops:
@@ -101,15 +104,23 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
             "the step has no loop (`jax.lax.scan`) over stacked layers, and no equal layers one"
             " after the other"
         )
-    return Layers(traced, one, batch.size, loops, notes)
+    if not kinds:
+        return Layers(traced, one, batch.size, loops, notes)
+    loops = {i: _of_kinds(loop) for i, loop in loops.items()}
+    flops = sum(_flops_by_kind(loop.big) for loop in all_loops(loops))
+    return Layers(traced, one, batch.size, loops, notes, tuple(flops[[*kinds]].tolist()))
 
 
 def _with_loops(
     big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr
-) -> tuple[_compat.ClosedJaxpr, _compat.ClosedJaxpr, tuple[str, ...]]:
-    """Both traces with their unrolled layers as loops, if there are no others; what was done."""
+) -> tuple[_compat.ClosedJaxpr, _compat.ClosedJaxpr, tuple[str, ...], tuple[int, ...]]:
+    """Both traces with their unrolled layers as loops, if there are no others.
+
+    Returns:
+        They; what was done; and of layers of several kinds, the kind of each.
+    """
     if _are_layers(inlined(big).jaxpr, inlined(small).jaxpr):
-        return big, small, ()
+        return big, small, (), ()
     runs = runs_of(big)
     (one, notes), (other, _) = rolled(big, runs), rolled(small, runs)
     # Lines may differ: what JAX has traced before (`jnp.where`) keeps the callers that it had then.
@@ -117,8 +128,8 @@ def _with_loops(
         one, other, notes = big, small, ()
     mixed = merged(big, small)
     if mixed is not None and _is_more_in_loops(mixed.big, one):
-        return mixed.big, mixed.small, mixed.notes
-    return one, other, notes
+        return mixed.big, mixed.small, mixed.notes, mixed.kinds
+    return one, other, notes, ()
 
 
 def _is_more_in_loops(one: _compat.ClosedJaxpr, other: _compat.ClosedJaxpr) -> bool:
@@ -128,6 +139,35 @@ def _is_more_in_loops(one: _compat.ClosedJaxpr, other: _compat.ClosedJaxpr) -> b
     if abs(outside[0] - outside[1]) > worth:
         return outside[0] < outside[1]
     return len(_trips(other)) == 0 or len(_trips(one)) < len(_trips(other))
+
+
+def _switches(loop: _compat.JaxprEqn) -> Iterator[tuple[int, _compat.JaxprEqn]]:
+    """Branches in the body of a loop that an operand says: which one, and the equation."""
+    body = loop.params["jaxpr"].jaxpr
+    for eqn in body.eqns:
+        if eqn.primitive.name == "cond" and eqn.invars[0] in body.invars:
+            yield body.invars.index(eqn.invars[0]), eqn
+
+
+def _of_kinds(loop: Loops) -> Loops:
+    """A loop over layers of several kinds, with what says which each is."""
+    if not isinstance(loop, Loop):
+        return {i: _of_kinds(inner) for i, inner in loop.items()}
+    found = next((k for k, _ in _switches(loop.big)), None)
+    return replace(loop, kinds=found)
+
+
+def _flops_by_kind(loop: _compat.JaxprEqn) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of each branch of a loop."""
+    return np.sum(
+        [[_flops(branch) for branch in eqn.params["branches"]] for _, eqn in _switches(loop)],
+        axis=0,
+    )
+
+
+def _flops(closed: _compat.ClosedJaxpr) -> float:
+    eqns = _compat.all_equations(closed.jaxpr)
+    return sum(rule_for(view(eqn)).flops for eqn in eqns)
 
 
 def _flops_outside(closed: _compat.ClosedJaxpr) -> float:

@@ -114,6 +114,8 @@ class Loop:
         ticked: operands that are results of its mirror image, read tick by tick.
         added: carries that layers only add to, beginning with zeros: every stage may add up its
             own, and nothing is handed on.
+        kinds: the operand that says of what kind each layer is, 0 for none; None where all are of
+            one.
         kept: results that are read tick by tick, and
         whole: those that are read otherwise.
         passage: what one microbatch goes through from the loop whose mirror image it is, if it can
@@ -129,6 +131,7 @@ class Loop:
     spread: Mapping[int, tuple[_compat.JaxprEqn, _compat.JaxprEqn]] = field(default_factory=dict)
     ticked: frozenset[int] = frozenset()
     added: frozenset[int] = frozenset()
+    kinds: int | None = None
     kept: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
     passage: Passage | None = None

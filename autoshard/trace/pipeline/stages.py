@@ -10,10 +10,12 @@ batch, and every microbatch takes its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from autoshard import _compat
 from autoshard.plan.pipeline import DATA, PIPE, Pipeline
@@ -78,8 +80,9 @@ class Stages:
         p = loop.small.params
         self.reverse = bool(p["reverse"])
         self.length = p["length"]
-        # Layers of one chunk, and of one stage.
-        self.layers = -(-self.length // (pipe.stages * pipe.chunks))
+        # Layers of every chunk in the order of the loop; at most in one; and in one stage.
+        self.counts = pipe.layers_of(self.length)
+        self.layers = max(self.counts)
         self.held = self.layers * pipe.chunks
         self.is_uneven = self.length != self.held * pipe.stages
         self.n, self.n_carry = _compat.scan_counts(p)
@@ -107,8 +110,12 @@ class Stages:
         key = (id(value), dtype, is_stack)
         if key not in known:
             narrowed = value if dtype == value.dtype else jax.lax.convert_element_type(value, dtype)
+            if k == self.loop.kinds:
+                dealt = self._kinds_dealt_out(np.asarray(value))
+            else:
+                dealt = self._dealt_out(narrowed) if is_stack else narrowed
             # With the value itself, so that its identity stays its own.
-            known[key] = (value, self._dealt_out(narrowed) if is_stack else narrowed)
+            known[key] = (value, dealt)
         return known[key][1]
 
     def _dtype_in(self, k: int, value: Any) -> Any:
@@ -134,15 +141,36 @@ class Stages:
         With layers for every stage; those that are too many change nothing.
         """
         if self.is_uneven:
-            more = self.held * self.pipe.stages - self.length
-            copies = jnp.broadcast_to(stack[:1], (more, *stack.shape[1:]))
-            stack = jnp.concatenate([stack, copies])
+            parts, begin, end = list[Any](), 0, 0
+            for n in self.counts:
+                end += n
+                if n < self.layers:
+                    more = (self.layers - n, *stack.shape[1:])
+                    parts += [stack[begin:end], jnp.broadcast_to(stack[:1], more)]
+                    begin = end
+            parts = [part for part in (*parts, stack[begin:end]) if part.shape[0]]
+            stack = jnp.concatenate(parts)
         return self._turned(stack, (self.pipe.chunks, self.pipe.stages))
+
+    def _kinds_dealt_out(self, kinds: np.ndarray[Any, Any]) -> Any:
+        """The same of what kind each layer is; the layers that are too many are none."""
+        every = np.zeros((len(self.counts), self.layers), kinds.dtype)
+        every[np.arange(self.layers) < np.array(self.counts)[:, None]] = kinds
+        turned = every.reshape(self.pipe.chunks, self.pipe.stages, self.layers)
+        return np.swapaxes(turned, 0, 1).reshape(-1)
 
     def _in_order(self, stack: Any) -> Any:
         """What `_dealt_out` undoes."""
         stack = self._turned(stack, (self.pipe.stages, self.pipe.chunks))
-        return stack[: self.length] if self.is_uneven else stack
+        if not self.is_uneven:
+            return stack
+        ranges = list[tuple[int, int]]()  # where layers are; neighbours joined
+        for first, n in zip(count(step=self.layers), self.counts, strict=False):
+            joins = bool(ranges) and ranges[-1][1] == first
+            begin = ranges.pop()[0] if joins else first
+            ranges.append((begin, first + n))
+        parts = [stack[begin:end] for begin, end in ranges if begin < end]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
     def _turned(self, stack: Any, outer: tuple[int, int]) -> Any:
         """`[a * b * layers, ..]` as `[b * a * layers, ..]`."""
@@ -355,8 +383,8 @@ class OnDevice:
             env.update(zip(stages.body.invars, inside, strict=True))
             outs = self._evaluate(env, part)
             after, counts = outs[: stages.n_carry], visit.valid
-            if stages.is_uneven:
-                exists = self._layer(visit, number) < stages.length
+            if stages.is_uneven and self.loop.kinds is None:
+                exists = number < self._count(visit)
                 counts = counts & exists
                 after = [jnp.where(exists, new, old) for new, old in zip(after, carry, strict=True)]
             sums = {k: _added(total, outs[k], own, counts) for k, total in sums.items()}
@@ -373,10 +401,10 @@ class OnDevice:
         )
         return dict(enumerate(after)) | dict(zip(stacked, ys, strict=True)), sums
 
-    def _layer(self, visit: Visit, number: Any) -> Any:
-        """The number of a layer in all of the loop."""
-        chunk = visit.chunk * self.pipe.stages + self.stage
-        return chunk * self.stages.layers + number
+    def _count(self, visit: Visit) -> Any:
+        """How many layers this chunk has."""
+        counts = jnp.asarray(self.stages.counts, dtype=jnp.int32)
+        return counts[visit.chunk * self.pipe.stages + self.stage]
 
     def _evaluate(self, env: dict[Any, Any], part: Any) -> list[Any]:
         """The body of a layer, for one microbatch."""

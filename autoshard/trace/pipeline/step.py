@@ -69,9 +69,11 @@ def _check(layers: Layers, pipe: Pipeline) -> None:
 def _notes(layers: Layers, pipe: Pipeline) -> Iterator[str]:
     lengths = {user_line(loop.big): loop.big.params["length"] for loop in all_loops(layers.loops)}
     for line, length in lengths.items():
+        counts = [n for n in pipe.layers_of(length) if n]
+        of = f"{counts[0]}" if len({*counts}) == 1 else ", ".join(map(str, counts))
         yield (
-            f"pipeline: the {length} layers at {line} are {pipe.stages} stages of"
-            f" {-(-length // pipe.stages)}, each run on {pipe.microbatches} microbatches of"
+            f"pipeline: the {length} layers at {line} are {pipe.stages} stages of {of},"
+            f" each run on {pipe.microbatches} microbatches of"
             f" {_counted(layers.batch // (pipe.microbatches * pipe.data), 'example')}"
         )
 

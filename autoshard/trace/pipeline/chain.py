@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Span:
     """A stretch of equations in which one value comes in, and one goes out.
 
     Attributes:
-        begin, end: indices of the first equation, and behind the last.
+        begin, end: indices of the first equation, and of the one behind the last.
         enters, leaves: the variables.
     """
 
@@ -107,66 +108,102 @@ def layers_in(trace: Trace) -> list[Layer]:
 
 
 def _longest(trace: Trace, begin: int, end: int, kind: Hashable) -> list[Span]:
-    """The chain with most products among some equations.
+    """The chain with most products in more than one stretch among some equations.
 
     Args:
         trace: the step.
-        begin, end: which equations are looked at.
+        begin: the first equation that is looked at,
+        end: and the one behind the last.
         kind: the type of what is handed on; any where None.
     """
-    eqns, last = trace.jaxpr.eqns, dict[Any, int]()
-    for i in range(begin, end):
-        last.update((v, i) for v in trace.reads[i])
-    if end == len(eqns):
-        last.update((v, end) for v in trace.jaxpr.outvars if not is_literal(v))
-    split = [v for i in range(begin, end) for v in eqns[i].outvars if trace.is_split(v)]
-    firsts = np.array([trace.made[v] for v in split])
-    lasts = np.array([last.get(v, -1) for v in split])
+    values = _values(trace, begin, end)
+    firsts = [k for k, v in enumerate(values.split) if kind in (None, trace.kind(v))]
+    firsts = [k for k in firsts if values.lasts[k] >= 0][:_TRIED]
+    depends = _dependence(trace, begin, end, [values.split[k] for k in firsts])
     best, most = list[Span](), 0
-    tried = [k for k, v in enumerate(split) if kind in (None, trace.kind(v)) and lasts[k] >= 0]
-    for k in tried[:_TRIED]:
-        cuts = [*_cuts(trace, split, firsts, lasts, k, end)]
-        if len(cuts) > 1 and cuts[0][1] is split[k]:
-            reached = int(trace.products[cuts[-1][0]] - trace.products[cuts[0][0]])
-            if reached > most:
-                most = reached
-                best = [Span(p, q, v, w) for (p, v), (q, w) in zip(cuts, cuts[1:], strict=False)]
+    for bit, k in enumerate(firsts):
+        own = np.array([depends[v] >> bit & 1 for v in values.split], dtype=bool)
+        cuts = [*_cuts(trace, values, own, k, end)]
+        if len(cuts) > 2 and cuts[0][1] is values.split[k]:
+            spans = [Span(p, q, v, w) for (p, v), (q, w) in pairwise(cuts)]
+            each = [int(trace.products[span.end] - trace.products[span.begin]) for span in spans]
+            # One long stretch between others that do nothing is no chain.
+            apart = sum(each) - max(each)
+            if apart > most:
+                best, most = spans, apart
     return best
 
 
+@dataclass(frozen=True)
+class _Values:
+    """Values with the batch that some equations make, in order.
+
+    Attributes:
+        split: the variables.
+        firsts, lasts: the equations that make them, and that read them last; -1 where none does.
+    """
+
+    split: list[Any]
+    firsts: np.ndarray[Any, Any]
+    lasts: np.ndarray[Any, Any]
+
+
+def _values(trace: Trace, begin: int, end: int) -> _Values:
+    """Those that the equations from `begin` up to `end` make, and read last."""
+    last = dict[Any, int]()
+    for i in range(begin, end):
+        last.update((v, i) for v in trace.reads[i])
+    if end == len(trace.jaxpr.eqns):
+        last.update((v, end) for v in trace.jaxpr.outvars if not is_literal(v))
+    made = (v for i in range(begin, end) for v in trace.jaxpr.eqns[i].outvars)
+    split = [v for v in made if trace.is_split(v)]
+    return _Values(
+        split,
+        np.array([trace.made[v] for v in split]),
+        np.array([last.get(v, -1) for v in split]),
+    )
+
+
+def _dependence(trace: Trace, begin: int, end: int, on: Sequence[Any]) -> dict[Any, int]:
+    """For what the equations from `begin` up to `end` make: a bit for each value it depends on."""
+    bits = {v: 1 << n for n, v in enumerate(on)}
+    found = dict[Any, int](bits)
+    for i in range(begin, end):
+        mask = 0
+        for v in trace.reads[i]:
+            mask |= found.get(v, 0)
+        found.update((v, mask | bits.get(v, 0)) for v in trace.jaxpr.eqns[i].outvars)
+    return found
+
+
 def _cuts(
-    trace: Trace,
-    split: Sequence[Any],
-    firsts: np.ndarray[Any, Any],
-    lasts: np.ndarray[Any, Any],
-    first: int,
-    end: int,
+    trace: Trace, values: _Values, own: np.ndarray[Any, Any], first: int, end: int
 ) -> Iterator[tuple[int, Any]]:
-    """Where nothing but one value is on its way of what is made after the first of a chain.
+    """Where nothing but one value is on its way of what depends on the first of a chain.
 
     Args:
         trace: the step.
-        split: values with the batch, in order.
-        firsts, lasts: the equations that make them, and read them last; -1 where none does.
-        first: the place of the first in them.
+        values: with the batch.
+        own: which of them depend on the first.
+        first: the place of that among them.
         end: where to stop.
 
     Yields:
         The index of an equation and what is handed on to it.
     """
-    start, kind = int(firsts[first]) + 1, trace.kind(split[first])
-    on = np.flatnonzero(((firsts >= start) | (np.arange(len(firsts)) == first)) & (lasts >= 0))
+    start, kind = int(values.firsts[first]) + 1, trace.kind(values.split[first])
+    on = np.flatnonzero(own & (values.lasts >= 0))
     change = np.zeros((2, end - start + 2), dtype=np.int64)
     for row, amount in ((0, np.ones_like(on)), (1, on)):
-        np.add.at(change[row], firsts[on] + 1 - start, amount)
-        np.add.at(change[row], np.minimum(lasts[on], end) + 1 - start, -amount)
-    count, total = np.cumsum(change, axis=1)
+        np.add.at(change[row], values.firsts[on] + 1 - start, amount)
+        np.add.at(change[row], np.minimum(values.lasts[on], end) + 1 - start, -amount)
+    alone, total = np.cumsum(change, axis=1)
     seen = set[int]()
-    for p in np.flatnonzero(count == 1):
+    for p in np.flatnonzero(alone == 1):
         k = int(total[p])
-        if k not in seen and p + start <= end and trace.kind(split[k]) == kind:
+        if k not in seen and p + start <= end and trace.kind(values.split[k]) == kind:
             seen.add(k)
-            yield int(p) + start, split[k]
+            yield int(p) + start, values.split[k]
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -177,21 +214,19 @@ def _matched(trace: Trace, there: Sequence[Span], back: Sequence[Span]) -> list[
     if not back:
         return []
     at = {i: k for k, span in enumerate(there) for i in range(span.begin, span.end)}
-    handed = {span.leaves for span in there}
-    # Of every part back, the parts there that kept something for it.
-    kept = [
-        sorted(
-            {
-                at[trace.made[v]]
-                for i in range(span.begin, span.end)
-                for v in trace.reads[i]
-                if v not in handed and trace.is_split(v) and trace.made.get(v, -1) in at
-            }
-        )
-        for span in back
-    ]
+    enters = {span.enters: k for k, span in enumerate(there)}
+    handed = {span.leaves for span in there} | enters.keys()
+    depends = _dependence(trace, there[0].begin, there[-1].end, [there[0].enters])
+
+    def kept(span: Span) -> list[int]:
+        """The parts there that kept something for a part back."""
+        reads = [v for i in range(span.begin, span.end) for v in trace.reads[i]]
+        own = {at[trace.made[v]] for v in reads if depends.get(v) and v not in handed}
+        # What computes all of its layer again reads nothing but what came into it.
+        return sorted(own or {enters[v] for v in reads if v in enters})
+
     groups: list[tuple[int, int, int, int]] = []  # [there, there), [back, back)
-    for k, parts in enumerate(kept):
+    for k, parts in enumerate(map(kept, back)):
         if not parts:  # reads nothing of them: goes with what goes back before
             if groups:
                 a, b, c, _ = groups[-1]

@@ -39,7 +39,7 @@ def inside(trace: Trace, layers: Sequence[Layer]) -> Inside | None:
 
     Inside is what one layer makes of the stream, and of what is kept of it, alone. What several
     layers have made (a sum over layers) is outside, and so is what does not depend on the stream,
-    unless it is as large as the batch and read by one layer only.
+    unless it is constant or as large as the batch, and read by one layer only.
     """
     found = Inside(trace, layers)
     _own_streams(found)
@@ -75,8 +75,11 @@ def _place(found: Inside, i: int, layer: int, side: int, late: set[Any]) -> None
 
 
 def _take_in(found: Inside) -> None:
-    """What is as large as the batch, depends on no stream, and is read by one layer only."""
-    trace = found.trace
+    """What is constant or as large as the batch, on no stream, and read by one layer only."""
+    trace, constant = found.trace, set[Any]()
+    for i, eqn in enumerate(trace.jaxpr.eqns):
+        if all(v in constant for v in trace.reads[i]):
+            constant.update(eqn.outvars)
     readers = dict[Any, set[tuple[int, int] | None]]()
 
     def note(variables: Iterable[Any], where: tuple[int, int] | None) -> None:
@@ -86,7 +89,7 @@ def _take_in(found: Inside) -> None:
     note((v for v in trace.jaxpr.outvars if v in trace.twins), None)
     for i in range(len(trace.jaxpr.eqns) - 1, -1, -1):
         made = trace.jaxpr.eqns[i].outvars
-        if i not in found.of and any(map(trace.is_split, made)):
+        if i not in found.of and any(v in constant or trace.is_split(v) for v in made):
             places = {where for v in made for where in readers.get(v, ())}
             layers = {None if where is None else where[0] for where in places}
             free = not any(v in found.owners for v in trace.reads[i])

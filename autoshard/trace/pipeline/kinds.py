@@ -474,4 +474,6 @@ class _Writer:
         more, zeros = self._zeros(side, [s for s in range(len(own.stacks)) if s not in stacks])
         made = stacks | zeros
         leaves = env[self.own(span.leaves)]
-        return jaxpr_of(arguments, [leaves, *(made[s] for s in sorted(made))], [*eqns, *more])
+        results = [leaves, *(made[s] for s in sorted(made))]
+        # The two passes are loops of their own: the compiler cannot keep what is computed again.
+        return inlined(jaxpr_of(arguments, results, [*eqns, *more]), remat=True)

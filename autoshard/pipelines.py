@@ -30,6 +30,9 @@ _MOST_PLANNED = 2
 # priced (kernels started once more per tick, imperfect overlap) all speaks against it.
 _WORTH = 0.05
 
+# A loop over layers, and the one back.
+_PAIR = 2
+
 # (form, mesh, limit in bytes, seconds) -> plan; raises InfeasibleError.
 SearchOn = Callable[[Traced, LogicalMesh, float, float], Candidate]
 
@@ -245,7 +248,8 @@ def _forms(
 def _stack(variants: Variants, remat: str, plain: Candidate | None) -> Stack | None:
     batch = batch_size(variants.plain)
     stack = stack_of(variants.of(Variant(remat=remat)).program, batch)
-    if stack is None and plain is None:  # layers one after the other are found in seconds
+    unrolled = stack is None and plain is None  # found in seconds
+    if unrolled or (stack is not None and stack.loops > _PAIR):  # some may be one loop
         layers = variants.layers(remat)
         stack = stack_of(layers.program, batch)
         return None if stack is None else replace(stack, each=layers.flops)

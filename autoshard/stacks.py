@@ -10,8 +10,8 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
 from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program, Region, Role
-from autoshard.search.boundaries import boundaries
 from autoshard.schedules import CIRCULAR, ONE_F_ONE_B, SCHEDULES
+from autoshard.search.boundaries import boundaries
 
 # More microbatches than this many per stage shrink the bubble no more to speak of.
 _MOST_ROUNDS = 16
@@ -51,6 +51,7 @@ class Stack:
         widest_bytes: of the largest array that a layer makes, whole.
         state_bytes: of all parameters and optimizer state, whole.
         batch: examples.
+        loops: how many loops there are, there and back.
         each: flops of each layer, where layers are of several kinds.
     """
 
@@ -63,6 +64,7 @@ class Stack:
     widest_bytes: float
     state_bytes: float
     batch: int
+    loops: int
     each: tuple[float, ...] = ()
 
     def uneven(self, counts: Sequence[int]) -> float:
@@ -126,6 +128,7 @@ def stack_of(program: Program, batch: int) -> Stack | None:
         ),
         state_bytes=sum(program.tensors[t].size_bytes for t in state),
         batch=batch,
+        loops=len(weights),
     )
 
 

@@ -216,7 +216,7 @@ class Program:
         return self._times[region]
 
     def comes_by(self, region: int) -> int:
-        """How often the code of a region is come by in one step, branches that are not taken too."""
+        """How often a step comes by the code of a region, taken or not: trip counts alone."""
         total, current = 1, self.regions[region]
         while current.parent != current.id:
             total *= current.trip_count

@@ -10,20 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import count
 from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError
 from autoshard.trace.batch import paired
-from autoshard.trace.pipeline.chain import Layer, Trace, layers_in
+from autoshard.trace.pipeline.chain import Trace, layers_in
+from autoshard.trace.pipeline.form import Form
 from autoshard.trace.pipeline.inside import BACK, THERE, Inside, inside
 from autoshard.trace.pipeline.repeats import SLICES, is_literal, numbered, params_of
-from autoshard.trace.pipeline.written import jaxpr_of, scan, slices_of, stacked, switch, traced
+from autoshard.trace.pipeline.written import (
+    Unit,
+    in_order,
+    jaxpr_of,
+    kinds_of_layers,
+    scan,
+    slices_of,
+    slot_of,
+    stacked,
+    switch,
+    traced,
+    zeros,
+)
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import Env, inlined, renamed
 
@@ -34,23 +43,7 @@ _ENTERS, _COMES_BACK = ("enters", "comes back")
 _Local = Hashable
 
 
-@dataclass(frozen=True)
-class Merged:
-    """A step whose layers are one loop there, and one back; from `merged`.
-
-    Attributes:
-        big, small: for both sizes of the batch.
-        kinds: of each layer, its number; from 1 on.
-        notes: a line about it.
-    """
-
-    big: _compat.ClosedJaxpr
-    small: _compat.ClosedJaxpr
-    kinds: tuple[int, ...]
-    notes: tuple[str, ...]
-
-
-def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Merged | None:
+def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None:
     """A step with its chain of layers as loops; None where there is no chain of several layers.
 
     Args:
@@ -59,7 +52,7 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Merged | Non
     """
     one, other = inlined(big), inlined(small)
     try:
-        trace = Trace(one.jaxpr, _twins(one.jaxpr, other.jaxpr))
+        trace = Trace(one.jaxpr, twins(one.jaxpr, other.jaxpr))
     except MicrobatchError:
         return None
     layers = layers_in(trace)
@@ -78,10 +71,10 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Merged | Non
         f"rolled: the {len(layers)} layers from {line} on are one loop, of"
         f" {max(chain.kinds)} kinds of layers"
     )
-    return Merged(*programs, tuple(chain.kinds), (note,))
+    return Form(*programs, (note,), tuple(chain.kinds))
 
 
-def _twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
+def twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
     """Variables -> the same for the smaller batch."""
     found = dict[Any, Any](zip(big.invars, small.invars, strict=True))
     found.update(zip(big.constvars, small.constvars, strict=True))
@@ -249,7 +242,7 @@ class _Side:
                     place = self.consts.setdefault(first, len(self.consts))
                     self.places[k].append((True, place))
                     continue
-                slot = self._slot(types, chain.trace.kind(first), taken)
+                slot = slot_of(types, chain.trace.kind(first), taken)
                 if slot == len(self.rows):
                     self.rows.append({})
                 self.rows[slot].update(zip(kind.members, values, strict=True))
@@ -259,35 +252,10 @@ class _Side:
             taken, self.made[k] = set(), {}
             variables = {name: v for v, name in chain.names[kind.members[0]].items()}
             for name in kind.exports[side]:
-                slot = self._slot(types, chain.trace.kind(variables[name]), taken)
+                slot = slot_of(types, chain.trace.kind(variables[name]), taken)
                 if slot == len(self.stacks):
                     self.stacks.append(variables[name])
                 self.made[k][name] = slot
-
-    @staticmethod
-    def _slot(types: list[Hashable], kind: Hashable, taken: set[int]) -> int:
-        """The first stack of a type that a layer does not use yet; a new one if there is none."""
-        for slot, known in enumerate(types):
-            if known == kind and slot not in taken:
-                break
-        else:
-            slot = len(types)
-            types.append(kind)
-        taken.add(slot)
-        return slot
-
-
-@dataclass
-class _Unit:
-    """Equations that are written together.
-
-    Attributes:
-        eqns: they.
-        reads: what must be there before.
-    """
-
-    eqns: list[_compat.JaxprEqn]
-    reads: list[Any]
 
 
 class _Writer:
@@ -306,6 +274,7 @@ class _Writer:
         self.eqns = closed.jaxpr.eqns
         self.sides = [_Side(chain, side) for side in _SIDES]
         self.length = len(chain.layers)
+        self.numbers, self.kinds = kinds_of_layers(chain.kinds)
         self.stacks = [
             [
                 _compat.new_var(_compat.stacked_aval(self.own(v).aval, self.length))
@@ -318,47 +287,24 @@ class _Writer:
         """A variable of this trace."""
         return self.view.get(v, v)
 
-    @cached_property
-    def numbers(self) -> Any:
-        """The variable that holds the kinds of the layers."""
-        aval = _compat.retrace(lambda x: x, [np.zeros(self.length, np.int32)]).jaxpr.invars[0].aval
-        return _compat.new_var(aval)
-
     def program(self) -> _compat.ClosedJaxpr | None:
         """The trace with loops; None where something is needed before it can be there."""
         jaxpr, chain = self.closed.jaxpr, self.chain
-        units = list[_Unit]()
-        ends = [
-            max(i for i in chain.found.of if chain.found.of[i][1] == side) for side in _SIDES
-        ]
+        units = list[Unit]()
+        ends = [max(i for i in chain.found.of if chain.found.of[i][1] == side) for side in _SIDES]
         for i, eqn in enumerate(self.eqns):
             if i not in chain.found.of:
-                units.append(_Unit([eqn], eqn.invars))
-            for side in _SIDES:
-                if i == ends[side]:
-                    units.append(self._loop(side))
-        known = {*jaxpr.constvars, *jaxpr.invars}
-        eqns, pending = list[_compat.JaxprEqn](), units
-        while pending:
-            waiting = list[_Unit]()
-            for unit in pending:
-                if all(is_literal(v) or v in known for v in unit.reads):
-                    eqns += unit.eqns
-                    known.update(v for eqn in unit.eqns for v in eqn.outvars)
-                else:
-                    waiting.append(unit)
-            if len(waiting) == len(pending):
-                return None
-            pending = waiting
-        whole = _compat.new_jaxpr(
-            jaxpr, [*jaxpr.constvars, self.numbers], jaxpr.invars, jaxpr.outvars, eqns
-        )
-        kinds = np.array(chain.kinds, dtype=np.int32)
-        return _compat.without_dead_code(
-            _compat.ClosedJaxpr(whole, [*self.closed.consts, kinds])
-        )
+                units.append(Unit.of([eqn]))
+            units += [self._loop(side) for side in _SIDES if i == ends[side]]
+        eqns = in_order(units, {*jaxpr.constvars, *jaxpr.invars, self.numbers})
+        if eqns is None:
+            return None
+        constvars = [*jaxpr.constvars, self.numbers]
+        whole = _compat.new_jaxpr(jaxpr, constvars, jaxpr.invars, jaxpr.outvars, eqns)
+        closed = _compat.ClosedJaxpr(whole, [*self.closed.consts, self.kinds])
+        return _compat.without_dead_code(closed)
 
-    def _loop(self, side: int) -> _Unit:
+    def _loop(self, side: int) -> Unit:
         """One of the loops, the stacks that it reads, and what is read of those that it makes."""
         chain, own = self.chain, self.sides[side]
         first, last = chain.layers[0], chain.layers[-1]
@@ -390,9 +336,7 @@ class _Writer:
         )
         eqns.append(loop)
         eqns += self._taken_out(side, info)
-        made = {v for each in eqns for v in each.outvars} | {self.numbers}
-        reads = [v for each in eqns for v in each.invars if is_literal(v) or v not in made]
-        return _Unit(eqns, reads)
+        return Unit.of(eqns)
 
     def _taken_out(self, side: int, info: Any) -> Iterator[_compat.JaxprEqn]:
         """Slices of stacks, for what is read outside."""
@@ -423,7 +367,8 @@ class _Writer:
         which = _compat.new_var(_compat.retrace(lambda x: x[0], [self.numbers.aval]).out_avals[0])
         made = [_compat.new_var(self.own(v).aval) for v in (examples[carry], *own.stacks)]
         like = self.eqns[chain.layers[0].there.begin]
-        branches = [self._nothing(side, operands), *(self._kind(side, k, operands) for k in sorted(chain.groups))]
+        kinds = [self._kind(side, k, operands) for k in sorted(chain.groups)]
+        branches = [self._nothing(side, operands), *kinds]
         chosen = switch(branches, which, operands, made, like, like.source_info)
         arguments = [*operands[: carry + 1], which, *operands[carry + 1 :]]
         return jaxpr_of(arguments, made, [chosen])
@@ -434,7 +379,7 @@ class _Writer:
     def _nothing(self, side: int, operands: Sequence[Any]) -> _compat.ClosedJaxpr:
         """No layer."""
         arguments, own = self._arguments(operands), self.sides[side]
-        eqns, stacks = self._zeros(side, [*range(len(own.stacks))])
+        eqns, stacks = self._zeros(side, range(len(own.stacks)))
         return jaxpr_of(arguments, [arguments[len(own.consts)], *stacks.values()], eqns)
 
     def _zeros(
@@ -444,13 +389,8 @@ class _Writer:
         info = self.eqns[self.chain.layers[0].there.begin].source_info
         eqns, found = list[_compat.JaxprEqn](), dict[int, Any]()
         for slot in slots:
-            aval = self.own(self.sides[side].stacks[slot]).aval
-            found[slot] = _compat.new_var(aval)
-
-            def zeros(aval: Any = aval) -> list[Any]:
-                return [jnp.zeros(aval.shape, aval.dtype)]
-
-            eqns += traced(zeros, [], [found[slot]], info)
+            found[slot], more = zeros(self.own(self.sides[side].stacks[slot]).aval, info)
+            eqns += more
         return eqns, found
 
     def _kind(self, side: int, kind: int, operands: Sequence[Any]) -> _compat.ClosedJaxpr:
@@ -471,8 +411,8 @@ class _Writer:
         env[self.own(span.enters)] = arguments[carry]
         eqns = renamed([self.eqns[i] for i in chain.found.eqns(number, side)], env)
         stacks = {slot: env[variables[name]] for name, slot in own.made[kind].items()}
-        more, zeros = self._zeros(side, [s for s in range(len(own.stacks)) if s not in stacks])
-        made = stacks | zeros
+        more, unused = self._zeros(side, [s for s in range(len(own.stacks)) if s not in stacks])
+        made = stacks | unused
         leaves = env[self.own(span.leaves)]
         results = [leaves, *(made[s] for s in sorted(made))]
         # The two passes are loops of their own: the compiler cannot keep what is computed again.

@@ -22,17 +22,12 @@ from autoshard.rules.registry import rule_for
 from autoshard.trace.batch import Part, State, paired
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, smaller
-from autoshard.trace.pipeline.kinds import merged
+from autoshard.trace.pipeline.forms import has_layers, in_loops
 from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.pipeline.passage import Step, passage_of
-from autoshard.trace.pipeline.rolling import rolled, runs_of
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
 from autoshard.trace.walk import view
-
-# Layers that differ are taken for one loop if that leaves noticeably less work outside of loops: by
-# this part of it. Equal layers are simpler as they are.
-_NOTICED = 0.1
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 
@@ -96,49 +91,19 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
         small, _, batch = smaller(traced, pieces)
     except MicrobatchError as error:
         raise PipelineError(_about(error)) from error
-    *traces, notes, kinds = _with_loops(traced.closed, small)
-    one, other = (inlined(reform(x), remat_in_loops=True) for x in traces)
+    form = in_loops(traced.closed, small)
+    one, other = (inlined(reform(x), remat_in_loops=True) for x in (form.big, form.small))
     loops = _loops(one.jaxpr, other.jaxpr, Dealt(batch.size, batch.pieces))
     if not loops:
         raise PipelineError(
             "the step has no loop (`jax.lax.scan`) over stacked layers, and no equal layers one"
             " after the other"
         )
-    if not kinds:
-        return Layers(traced, one, batch.size, loops, notes)
+    if not form.kinds:
+        return Layers(traced, one, batch.size, loops, form.notes)
     loops = {i: _of_kinds(loop) for i, loop in loops.items()}
     flops = sum(_flops_by_kind(loop.big) for loop in all_loops(loops))
-    return Layers(traced, one, batch.size, loops, notes, tuple(flops[[*kinds]].tolist()))
-
-
-def _with_loops(
-    big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr
-) -> tuple[_compat.ClosedJaxpr, _compat.ClosedJaxpr, tuple[str, ...], tuple[int, ...]]:
-    """Both traces with their unrolled layers as loops, if there are no others.
-
-    Returns:
-        They; what was done; and of layers of several kinds, the kind of each.
-    """
-    if _are_layers(inlined(big).jaxpr, inlined(small).jaxpr):
-        return big, small, (), ()
-    runs = runs_of(big)
-    (one, notes), (other, _) = rolled(big, runs), rolled(small, runs)
-    # Lines may differ: what JAX has traced before (`jnp.where`) keeps the callers that it had then.
-    if _trips(one) != _trips(other):
-        one, other, notes = big, small, ()
-    mixed = merged(big, small)
-    if mixed is not None and _is_more_in_loops(mixed.big, one):
-        return mixed.big, mixed.small, mixed.notes, mixed.kinds
-    return one, other, notes, ()
-
-
-def _is_more_in_loops(one: _compat.ClosedJaxpr, other: _compat.ClosedJaxpr) -> bool:
-    """Whether noticeably more of a program's work is in loops, or as much in fewer of them."""
-    outside = [_flops_outside(closed) for closed in (one, other)]
-    worth = _NOTICED * max(outside)
-    if abs(outside[0] - outside[1]) > worth:
-        return outside[0] < outside[1]
-    return len(_trips(other)) == 0 or len(_trips(one)) < len(_trips(other))
+    return Layers(traced, one, batch.size, loops, form.notes, tuple(flops[[*form.kinds]].tolist()))
 
 
 def _switches(loop: _compat.JaxprEqn) -> Iterator[tuple[int, _compat.JaxprEqn]]:
@@ -170,26 +135,6 @@ def _flops(closed: _compat.ClosedJaxpr) -> float:
     return sum(rule_for(view(eqn)).flops for eqn in eqns)
 
 
-def _flops_outside(closed: _compat.ClosedJaxpr) -> float:
-    """Of the equations of a program that are in no loop."""
-    eqns = (eqn for eqn in inlined(closed).jaxpr.eqns if eqn.primitive.name != "scan")
-    return sum(rule_for(view(eqn)).flops for eqn in eqns)
-
-
-def _trips(closed: _compat.ClosedJaxpr) -> list[int]:
-    """How often each loop of a program runs."""
-    return [e.params["length"] for e in closed.jaxpr.eqns if e.primitive.name == "scan"]
-
-
-def _are_layers(big: _compat.Jaxpr, small: _compat.Jaxpr) -> bool:
-    """Whether there is a loop over layers, or one in the body of a loop."""
-    scans = ([e for e in jaxpr.eqns if e.primitive.name == "scan"] for jaxpr in (big, small))
-    return any(
-        _has_layers(x, y) or _are_layers(*(e.params["jaxpr"].jaxpr for e in (x, y)))
-        for x, y in zip(*scans, strict=False)
-    )
-
-
 def _about(error: ValueError) -> str:
     return str(error).replace("the step cannot be taken in microbatches", "no pipeline")
 
@@ -213,7 +158,7 @@ def _loops(big: _compat.Jaxpr, small: _compat.Jaxpr, dealt: Dealt) -> dict[int, 
     ]
     found, around = dict[int, Loop](), dict[int, Loops]()
     for (i, x), y in zip(one, other, strict=True):
-        if not _has_layers(x, y):
+        if not has_layers(x, y):
             inner = _loops(x.params["jaxpr"].jaxpr, y.params["jaxpr"].jaxpr, dealt)
             if inner:
                 around[i] = inner
@@ -337,19 +282,6 @@ def _zeros(jaxpr: _compat.Jaxpr) -> set[Any]:
             if not jnp.any(value.val) if literal else value in found:
                 found.update(eqn.outvars)
     return found
-
-
-def _has_layers(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> bool:
-    """Whether a loop carries the batch through a stack of what does not depend on it."""
-    n, carry = _compat.scan_counts(big.params)
-    m = n + carry
-    same = [
-        _compat.shape_of(x) == _compat.shape_of(y)
-        for x, y in zip(big.invars, small.invars, strict=True)
-    ]
-    stacks = zip(big.invars[m:], same[m:], strict=True)
-    weights = any(alike and len(_compat.shape_of(v)) > 1 for v, alike in stacks)
-    return not all(same[n:m]) and weights
 
 
 def _linked(jaxpr: _compat.Jaxpr, found: dict[int, Loop]) -> dict[int, Loop]:

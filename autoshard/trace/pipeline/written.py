@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from autoshard import _compat
+from autoshard.trace.pipeline.repeats import is_literal
 from autoshard.trace.surgery import Env, atom, inlined
 
 
@@ -46,6 +49,68 @@ def slices_of(places: Sequence[int]) -> Callable[[Any], list[Any]]:
     return lambda stack: [jax.lax.index_in_dim(stack, i, 0, keepdims=False) for i in places]
 
 
+def zeros(aval: Any, info: Any) -> tuple[Any, list[_compat.JaxprEqn]]:
+    """A variable or literal that holds zeros of a type, and the equations that make it."""
+    jaxpr = _compat.retrace(lambda: jnp.zeros(aval.shape, aval.dtype), []).jaxpr
+    return jaxpr.outvars[0], [eqn.replace(source_info=info) for eqn in jaxpr.eqns]
+
+
+def kinds_of_layers(numbers: Sequence[int]) -> tuple[Any, np.ndarray[Any, Any]]:
+    """A variable that holds the kinds of layers, and the constant."""
+    value = np.array(numbers, dtype=np.int32)
+    aval = _compat.retrace(lambda x: x, [value]).jaxpr.invars[0].aval
+    return _compat.new_var(aval), value
+
+
+def slot_of(types: list[Hashable], kind: Hashable, taken: set[int]) -> int:
+    """The first of some stacks that is of a type and not taken; a new one if there is none."""
+    for slot, known in enumerate(types):
+        if known == kind and slot not in taken:
+            break
+    else:
+        slot = len(types)
+        types.append(kind)
+    taken.add(slot)
+    return slot
+
+
+@dataclass
+class Unit:
+    """Equations that are written together.
+
+    Attributes:
+        eqns: they.
+        reads: what must be there before.
+    """
+
+    eqns: list[_compat.JaxprEqn]
+    reads: list[Any]
+
+    @classmethod
+    def of(cls, eqns: Sequence[_compat.JaxprEqn]) -> Unit:
+        """With what the equations read that they do not make themselves."""
+        made = {v for eqn in eqns for v in eqn.outvars}
+        reads = (v for eqn in eqns for v in eqn.invars)
+        return cls([*eqns], [v for v in reads if not is_literal(v) and v not in made])
+
+
+def in_order(units: Sequence[Unit], known: set[Any]) -> list[_compat.JaxprEqn] | None:
+    """The equations of units, each once what it reads is there; None where that never is."""
+    eqns, pending = list[_compat.JaxprEqn](), [*units]
+    while pending:
+        waiting = list[Unit]()
+        for unit in pending:
+            if all(v in known for v in unit.reads):
+                eqns += unit.eqns
+                known.update(v for eqn in unit.eqns for v in eqn.outvars)
+            else:
+                waiting.append(unit)
+        if len(waiting) == len(pending):
+            return None
+        pending = waiting
+    return eqns
+
+
 def jaxpr_of(
     arguments: Sequence[Any], results: Sequence[Any], eqns: Sequence[_compat.JaxprEqn]
 ) -> _compat.ClosedJaxpr:
@@ -69,7 +134,9 @@ def scan(
 
     Args:
         body: of `consts`, `carry` and a slice of each of `xs`.
-        consts, carry, xs: its operands.
+        consts: operands that all trips see,
+        carry: that are handed on,
+        xs: and that are read slice by slice.
         results: variables for what is carried in the end, and for stacks.
         length: trips.
         reverse: whether the last slices come first.

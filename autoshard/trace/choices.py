@@ -46,13 +46,13 @@ class Table:
 
     def through(self, eqn: _compat.JaxprEqn) -> Table | None:
         """What an equation makes of it; None where that is not looked into."""
-        name, aval = eqn.primitive.name, eqn.outvars[0].aval
+        name, made = eqn.primitive.name, eqn.outvars[0]
         lead = self.values.shape[: len(self.over)]
-        if name in _SAME and jnp.issubdtype(aval.dtype, jnp.integer):
-            return Table(self.values.reshape(*lead, *aval.shape), self.over)
+        if name in _SAME and jnp.issubdtype(_compat.dtype_of(made), jnp.integer):
+            return Table(self.values.reshape(*lead, *_compat.shape_of(made)), self.over)
         if name == "clamp":
             low, _, high = eqn.invars
-            if all(isinstance(v, _compat.Literal) for v in (low, high)):
+            if isinstance(low, _compat.Literal) and isinstance(high, _compat.Literal):
                 return Table(np.clip(self.values, int(low.val), int(high.val)), self.over)
         return None
 

@@ -406,7 +406,6 @@ class Walker:
             self._op("branch_out", inputs, (out,), rule, region, at, eqn, uses, define)
         return outs
 
-
     def _share(self, which: Value, inners: Sequence[int]) -> None:
         """Note how often branches are taken, where a table says which."""
         known = self._tables.get(-1 if which is None else which)

@@ -251,15 +251,18 @@ def _joined(spans: Sequence[Span]) -> Span:
 
 
 def _with_products(trace: Trace, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers; those that multiply nothing as part of the one before, or after."""
+    """The layers; those that multiply nothing as part of their neighbours, at the ends left out."""
 
-    def multiply(span: Span) -> bool:
-        return bool(trace.products[span.end] > trace.products[span.begin])
+    def multiplies(layer: Layer) -> bool:
+        return bool(trace.products[layer.there.end] > trace.products[layer.there.begin])
 
+    ends = [k for k, layer in enumerate(layers) if multiplies(layer)]
     found = list[Layer]()
-    for layer in layers:
-        if found and not (multiply(layer.there) and multiply(found[-1].there)):
+    for layer in layers[ends[0] : ends[-1] + 1] if ends else ():
+        if found and not (multiplies(layer) and multiplies(found[-1])):
             last = found.pop()
-            layer = Layer(_joined([last.there, layer.there]), _joined([layer.back, last.back]))
-        found.append(layer)
+            there, back = _joined([last.there, layer.there]), _joined([layer.back, last.back])
+            found.append(Layer(there, back))
+        else:
+            found.append(layer)
     return found

@@ -90,8 +90,8 @@ def _in_bodies(
                 side[id(eqn)] = body
     if not notes:
         return None
-    closed = [_with(x, side) for x, side in zip((flat.big, flat.small), bodies, strict=True)]
-    return Form(*closed, tuple(dict.fromkeys(notes)), kinds)
+    big, small = (_with(x, side) for x, side in zip((flat.big, flat.small), bodies, strict=True))
+    return Form(big, small, tuple(dict.fromkeys(notes)), kinds)
 
 
 def _with(

@@ -51,8 +51,9 @@ def inside(trace: Trace, layers: Sequence[Layer]) -> Inside | None:
             for i in range(span.begin, span.end):
                 _place(found, i, layer, side, late)
     _take_in(found)
-    reads = (trace.reads[i] for i in found.of)
-    return None if any(v in late for each in reads for v in each) else found
+    needs = [trace.reads[i] for i in found.of]
+    needs += [[layer.there.leaves, layer.back.leaves] for layer in layers]
+    return None if any(v in late for each in needs for v in each) else found
 
 
 def _own_streams(found: Inside) -> None:

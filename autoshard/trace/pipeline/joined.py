@@ -8,7 +8,6 @@ layers of two kinds they are a chain like any other.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ from autoshard.trace.pipeline.written import (
     zeros,
 )
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import Env, inlined, readers, renamed
+from autoshard.trace.surgery import Env, atom, inlined, readers, renamed
 
 
 def joined(flat: Form, loops: Sequence[int]) -> Form:
@@ -46,11 +45,11 @@ def joined(flat: Form, loops: Sequence[int]) -> Form:
         sides = [_Side(flat, there, views[1])]
         if back:
             sides.append(_Side(flat, back[::-1], views[1], sides[0]))
-        programs = [
+        big, less = (
             _written(closed, sides, view)
             for closed, view in zip((flat.big, flat.small), views, strict=True)
-        ]
-        if all(program is not None for program in programs):
+        )
+        if big is not None and less is not None:
             lengths = [flat.big.jaxpr.eqns[i].params["length"] for i in there]
             line = user_line(flat.big.jaxpr.eqns[there[0]])
             note = (
@@ -58,7 +57,7 @@ def joined(flat: Form, loops: Sequence[int]) -> Form:
                 f" are one loop, of {len(lengths)} kinds of layers"
             )
             kinds = tuple(k + 1 for k, n in enumerate(lengths) for _ in range(n))
-            return replace(flat, big=programs[0], small=programs[1], notes=(note,), kinds=kinds)
+            return Form(big, less, (note,), kinds)
     return flat
 
 
@@ -387,7 +386,7 @@ class _Loop:
             ]
             env: Env = dict(zip(body.invars, [*consts, *carried, *slices], strict=True))
             eqns = renamed(body.eqns, env)
-            outs = [v if isinstance(v, _compat.Literal) else env[v] for v in body.outvars]
+            outs: list[Any] = [atom(env, v) for v in body.outvars]
             results = [*results]
             for c, out in zip(side.carried[p], outs, strict=False):
                 results[c] = out

@@ -60,18 +60,16 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None:
     if found is None:
         return None
     chain = _Chain(found)
-    programs = [
-        _Writer(chain, closed, view).program()
-        for closed, view in ((one, {}), (other, trace.twins))
-    ]
-    if None in programs:
+    large = _Writer(chain, one, {}).program()
+    less = _Writer(chain, other, trace.twins).program()
+    if large is None or less is None:
         return None
     line = user_line(one.jaxpr.eqns[layers[0].there.begin])
     note = (
         f"rolled: the {len(layers)} layers from {line} on are one loop, of"
         f" {max(chain.kinds)} kinds of layers"
     )
-    return Form(*programs, (note,), tuple(chain.kinds))
+    return Form(large, less, (note,), tuple(chain.kinds))
 
 
 def twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
@@ -140,16 +138,14 @@ class _Chain:
             self.names.append(names)
         self._export()
 
-    def _key(
-        self, number: int, side: int, names: dict[Any, _Local]
-    ) -> tuple[Hashable, list[Any]]:
+    def _key(self, number: int, side: int, names: dict[Any, _Local]) -> tuple[Hashable, list[Any]]:
         """What equal layers share, on one side, and what a layer reads of what is not its own."""
         outside, key = dict[Any, int](), list[Hashable]()
         for j, i in enumerate(self.found.eqns(number, side)):
             eqn = self.trace.jaxpr.eqns[i]
-            reads = []
+            reads = list[Hashable]()
             for v in eqn.invars:
-                if is_literal(v):
+                if isinstance(v, _compat.Literal):
                     reads.append((repr(v.val), str(v.aval)))
                 elif v in names:
                     reads.append(names[v])
@@ -267,9 +263,7 @@ class _Writer:
         view: variables of the whole batch -> its own; those that are missing are its own.
     """
 
-    def __init__(
-        self, chain: _Chain, closed: _compat.ClosedJaxpr, view: Mapping[Any, Any]
-    ) -> None:
+    def __init__(self, chain: _Chain, closed: _compat.ClosedJaxpr, view: Mapping[Any, Any]) -> None:
         self.chain, self.closed, self.view = chain, closed, view
         self.eqns = closed.jaxpr.eqns
         self.sides = [_Side(chain, side) for side in _SIDES]

@@ -102,7 +102,7 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
     if not form.kinds:
         return Layers(traced, one, batch.size, loops, form.notes)
     loops = {i: _of_kinds(loop) for i, loop in loops.items()}
-    flops = sum(_flops_by_kind(loop.big) for loop in all_loops(loops))
+    flops = np.sum([_flops_by_kind(loop.big) for loop in all_loops(loops)], axis=0)
     return Layers(traced, one, batch.size, loops, form.notes, tuple(flops[[*form.kinds]].tolist()))
 
 
@@ -122,12 +122,10 @@ def _of_kinds(loop: Loops) -> Loops:
     return replace(loop, kinds=found)
 
 
-def _flops_by_kind(loop: _compat.JaxprEqn) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _flops_by_kind(loop: _compat.JaxprEqn) -> Any:
     """Of each branch of a loop."""
-    return np.sum(
-        [[_flops(branch) for branch in eqn.params["branches"]] for _, eqn in _switches(loop)],
-        axis=0,
-    )
+    switches = [eqn.params["branches"] for _, eqn in _switches(loop)]
+    return np.sum([[_flops(branch) for branch in branches] for branches in switches], axis=0)
 
 
 def _flops(closed: _compat.ClosedJaxpr) -> float:

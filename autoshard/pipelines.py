@@ -280,7 +280,7 @@ def _guesses(
 def _leaner(form: _Form, variants: Variants, options: Options) -> list[_Form]:
     """The next form that holds less than one that does not fit, if there is one."""
     pipe = form.guess.pipe
-    one_by_one = replace(pipe, schedule=ONE_F_ONE_B, chunks=1)
+    one_by_one = replace(pipe, schedule=ONE_F_ONE_B, chunks=1, dealt=False)
     if (
         options.schedule == "auto"
         and one_by_one.at_once < pipe.at_once

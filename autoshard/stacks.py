@@ -164,6 +164,8 @@ def pipelines(
 
 def _in_order(stack: Stack, pipe: Pipeline, schedule: str) -> Iterator[Pipeline]:
     """One with its microbatches in some order."""
+    if schedule == ONE_F_ONE_B and not pipe.dealt:
+        yield from _in_order(stack, replace(pipe, schedule=schedule, dealt=True), schedule)
     for chunks in _CHUNKS if schedule == CIRCULAR else (1,):
         pieces = pipe.stages * chunks
         if pieces > stack.layers:
@@ -233,7 +235,7 @@ def estimate(
     part = stack.stream_bytes / (pipe.data * pipe.microbatches)
     weights = stack.weight_bytes / (pipe.stages * pipe.tensor)
     # What comes after the layers is dealt out over the stages, or done by all of them at each tick.
-    dealt = pipe.stages if pipe.schedule == ONE_F_ONE_B else 1
+    dealt = pipe.stages if pipe.schedule == ONE_F_ONE_B and not pipe.dealt else 1
     moved = weights if pipe.schedule == CIRCULAR else 0.0
     seconds = compute_s * (1 - inside) * dealt + compute_s * inside * uneven / (1 - pipe.bubble)
     for axis, kind, size, times in (

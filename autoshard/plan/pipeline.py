@@ -24,6 +24,9 @@ class Pipeline:
             not for every microbatch; a copy of them is held meanwhile.
         chunks: how often a microbatch goes round, each time through other layers of every stage; 2
             or more for the circular schedule, 1 for the others.
+        dealt: of 1F1B, whether what lies between the last layer and its way back (head and loss) is
+            done for as many microbatches at once as there are stages, one on each: no stage does it
+            for nothing, and half as many microbatches more are kept.
         layers: of a loop over as many layers as these add up to, how many each stage has; for every
             chunk, in the order of the layers. As even as can be where there are none.
     """
@@ -35,6 +38,7 @@ class Pipeline:
     schedule: str = GPIPE
     cast_once: bool = True
     chunks: int = 1
+    dealt: bool = False
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -48,6 +52,10 @@ class Pipeline:
             raise ValueError(f"several chunks make a circular schedule, and no other: {self!r}")
         if self.chunks > 1 and self.microbatches < self.stages:
             raise ValueError(f"a circular schedule needs a microbatch for every stage: {self!r}")
+        if self.dealt and (self.schedule != ONE_F_ONE_B or self.microbatches % self.stages):
+            raise ValueError(
+                f"1F1B alone deals out, and microbatches are to be multiples of stages: {self!r}"
+            )
         if self.layers and (len(self.layers) != self.stages * self.chunks or min(self.layers) < 1):
             raise ValueError(f"every chunk of every stage has 1 layer or more: {self!r}")
 
@@ -81,12 +89,19 @@ class Pipeline:
     def at_once(self) -> int:
         """Of how many microbatches a stage keeps at once what it needs on the way back.
 
-        In lock step a microbatch is back at the first stage `2 * (stages - 1)` ticks after it left;
-        else all ticks are kept, idle ones too.
+        In lock step a microbatch is back at the first stage `stages - 1` ticks after it turned at
+        the last; else all ticks are kept, idle ones too.
         """
         if self.schedule == ONE_F_ONE_B:
-            return min(self.microbatches + 1, 2 * self.stages - 1)
+            return min(self.microbatches + 1, self.turns_at + self.stages)
         return -(-self.ticks // self.chunks)
+
+    @property
+    def turns_at(self) -> int:
+        """The tick at which the first microbatch is on its way back at the last stage."""
+        if self.schedule != ONE_F_ONE_B:
+            return self.ticks
+        return (2 * self.stages - 1) if self.dealt else self.stages - 1
 
     def timeline(self) -> Iterator[list[tuple[str, int]]]:
         """For every stage, what it does one after the other: ("F" or "B", microbatch), or ("", -1).
@@ -99,7 +114,7 @@ class Pipeline:
 
     def _columns(self) -> Iterator[tuple[str, int]]:
         """Which way microbatches go, and at which tick of that way."""
-        ahead = self.stages - 1 if self.schedule == ONE_F_ONE_B else self.ticks
+        ahead = self.turns_at
         yield from (("F", tick) for tick in range(ahead))
         for tick in range(ahead, self.ticks):
             yield from (("F", tick), ("B", tick - ahead))

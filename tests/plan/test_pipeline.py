@@ -19,7 +19,9 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     schedule = draw(st.sampled_from([*SCHEDULES]))
     chunks = draw(st.integers(2, 3)) if schedule == CIRCULAR else 1
     least = stages if schedule == CIRCULAR else 1
-    return Pipeline(stages, draw(st.integers(least, 3 * stages)), schedule=schedule, chunks=chunks)
+    microbatches = draw(st.integers(least, 3 * stages))
+    dealt = schedule == ONE_F_ONE_B and microbatches % stages == 0 and draw(st.booleans())
+    return Pipeline(stages, microbatches, schedule=schedule, chunks=chunks, dealt=dealt)
 
 
 def _when(row: list[tuple[str, int]], way: str, number: int) -> list[int]:
@@ -54,7 +56,7 @@ def test_no_more_is_kept_than_said(pipe: Pipeline) -> None:
             most = max(most, at_once)
         assert most <= pipe.at_once * pipe.chunks
     first = next(pipe.timeline())
-    if pipe.schedule == ONE_F_ONE_B and pipe.microbatches >= 2 * pipe.stages - 1:
+    if pipe.schedule == ONE_F_ONE_B and pipe.microbatches >= pipe.turns_at + pipe.stages:
         going = [t for t, (way, _) in enumerate(first) if way == "F"]
         back = first.index(("B", 0))
         assert sum(t < back for t in going) == pipe.at_once
@@ -84,8 +86,10 @@ def test_more_chunks_make_a_smaller_bubble() -> None:
         {"stages": 2, "microbatches": 4, "schedule": CIRCULAR},
         {"stages": 2, "microbatches": 4, "schedule": GPIPE, "chunks": 2},
         {"stages": 4, "microbatches": 2, "schedule": CIRCULAR, "chunks": 2},
+        {"stages": 2, "microbatches": 4, "schedule": GPIPE, "dealt": True},
+        {"stages": 2, "microbatches": 3, "schedule": ONE_F_ONE_B, "dealt": True},
     ],
 )
 def test_what_is_no_pipeline_is_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"pipeline has|schedule"):
+    with pytest.raises(ValueError, match=r"pipeline has|schedule|deals out"):
         Pipeline(**bad)

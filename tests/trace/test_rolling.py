@@ -124,7 +124,16 @@ def test_layers_of_nnx_modules() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipe", [Pipeline(2, 4, 2, 2), Pipeline(4, 4, 2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "pipe",
+    [
+        Pipeline(2, 4, 2, 2),
+        Pipeline(4, 4, 2, 1),
+        Pipeline(2, 4, 2, 2, schedule="1f1b"),
+        Pipeline(2, 4, 2, 2, schedule="1f1b", dealt=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["gpt", "gpt, dropout and remat"])
 def test_unrolled_layers_are_pipelined(name: str, pipe: Pipeline, devices: Any) -> None:
     traced, leaves = model(name)
@@ -135,7 +144,9 @@ def test_unrolled_layers_are_pipelined(name: str, pipe: Pipeline, devices: Any) 
     assert len(forward.kept) == len(backward.ticked)
     assert not forward.whole
     step = pipelined(layers, pipe)
-    assert [note.split(":")[0] for note in step.notes] == ["rolled", "pipeline"]
+    assert [note.split(":")[0] for note in step.notes] == ["rolled", "pipeline", "pipeline"][
+        : 2 + pipe.dealt
+    ]
     mesh = jax.sharding.Mesh(np.array(devices).reshape(*pipe.sizes.values()), (*pipe.sizes,))
 
     def run(*leaves: Any) -> list[Any]:

@@ -99,14 +99,21 @@ def layers_same(key: Any, in_order: InOrder) -> Leaving:
     return Leaving(key, spec_of({0: PIPE}), lambda end: end.latest[key], in_order)
 
 
-def last(key: Any, dim: int, pipe: Pipeline) -> Leaving:
-    """What the last place makes of every microbatch, dealt out over all stages."""
+def last(key: Any, dim: int, pipe: Pipeline, *, is_dealt: bool = False) -> Leaving:
+    """What the last place makes of every microbatch, dealt out over all stages.
+
+    Args:
+        key: which.
+        dim: on which the batch is.
+        pipe: how layers are cut.
+        is_dealt: whether some place makes it, each of its own microbatches, and zeros of others'.
+    """
     n = pipe.stages
     scatter = pipe.microbatches % n == 0
 
     def local(end: Ended) -> Any:
         made = end.last[key]
-        own = jnp.where(end.place == n - 1, made, jnp.zeros_like(made))
+        own = made if is_dealt else jnp.where(end.place == n - 1, made, jnp.zeros_like(made))
         if not scatter:
             # XLA's CPU compiler ends the process at narrow sums; of one term no digit is lost.
             own = jax.lax.psum(own.astype(wide(own.dtype)), PIPE).astype(own.dtype)

@@ -8,7 +8,9 @@ as all forward and then all back. What is kept for the way back is there for at 
 after every tick, so that a microbatch is away for two ticks per stage.
 
 What comes before the layers, between and after them is done by all stages at every tick, and counts
-on the first or the last.
+on the first or the last. What lies between (head and loss) may be *dealt out* instead: of as many
+microbatches as there are stages each stage takes one, once they have all come to the last. They go
+back as many ticks later, idle ticks are as many, and no stage does a head for nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from autoshard import _compat
-from autoshard.plan.pipeline import DATA, Pipeline
+from autoshard.plan.pipeline import DATA, PIPE, Pipeline
 from autoshard.trace.batch import Part
 from autoshard.trace.microbatch import wide
 from autoshard.trace.pipeline import leaving
@@ -29,7 +31,7 @@ from autoshard.trace.pipeline.leaving import Ended, Leaving, spec_of
 from autoshard.trace.pipeline.loop import Loop, Passage, Passing, Way
 from autoshard.trace.pipeline.resize import Resize
 from autoshard.trace.pipeline.stages import Entered, OnDevice, Running, Stages, Visit
-from autoshard.trace.surgery import value_of
+from autoshard.trace.surgery import value_of, variables
 
 
 class Made(NamedTuple):
@@ -74,8 +76,8 @@ def run(
     out = (
         [*there.leaving(unread[0])],
         [*back.leaving(unread[1])],
-        [_leaving(k, each, pipe) for k, each in enumerate(passage.between.leaves)],
-        [_leaving(k, each, pipe) for k, each in enumerate(passage.after.leaves)],
+        [_leaving(k, x, pipe, pipe.dealt) for k, x in enumerate(passage.between.leaves)],
+        [_leaving(k, x, pipe, False) for k, x in enumerate(passage.after.leaves)],
     )
 
     def local(stage: Any, shard: Any, args: Sequence[Any]) -> list[Any]:
@@ -92,10 +94,10 @@ def run(
     return Made(*({each.key: next(wholes) for each in one} for one in out))
 
 
-def _leaving(k: int, passing: Passing, pipe: Pipeline) -> Leaving:
+def _leaving(k: int, passing: Passing, pipe: Pipeline, is_dealt: bool) -> Leaving:
     if passing.state.part is Part.SUM:
         return leaving.total(k, _compat.dtype_of(passing.small))
-    return leaving.last(k, passing.state.dim, pipe)
+    return leaving.last(k, passing.state.dim, pipe, is_dealt=is_dealt)
 
 
 class _Left(NamedTuple):
@@ -103,6 +105,18 @@ class _Left(NamedTuple):
 
     sums: dict[int, Any]
     rows: dict[int, Any]
+
+
+class _Turning(NamedTuple):
+    """What of `stages` microbatches waits at the last stage, `[stages, ...]`.
+
+    Attributes:
+        came: what came there, by result of the forward loop.
+        feeds: what goes back from there, by operand of the backward loop.
+    """
+
+    came: dict[int, Any]
+    feeds: dict[int, Any]
 
 
 class _Held(NamedTuple):
@@ -114,6 +128,7 @@ class _Held(NamedTuple):
         made_there, made_back: results of either loop that differ from microbatch to microbatch,
             `[microbatches + 1, ...]`, the last for what is none.
         between, after: what leaves them.
+        turning: what waits at the last stage, where what lies between is dealt out.
     """
 
     there: Running
@@ -123,6 +138,7 @@ class _Held(NamedTuple):
     made_back: dict[int, Any]
     between: _Left
     after: _Left
+    turning: _Turning
 
 
 class _Work:
@@ -161,11 +177,17 @@ class _Work:
             What there is then of the two, between, and after.
         """
         n, m = self.pipe.stages, self.pipe.microbatches
-        whens = jnp.arange(m + 2 * (n - 1), dtype=jnp.int32)
+        turn, end = self.pipe.turns_at, n - 1 + m
+        whens = jnp.arange(turn + end, dtype=jnp.int32)
         held = self._start(*wanted)
-        held, _ = jax.lax.scan(self._only_there, held, whens[: n - 1])
-        held, _ = jax.lax.scan(self._both, held, whens[n - 1 : n - 1 + m])
-        held, _ = jax.lax.scan(self._only_back, held, whens[n - 1 + m :])
+        held, _ = jax.lax.scan(self._only_there, held, whens[:turn])
+        if self.pipe.dealt:
+            held = self._dealt_out(held, 0)
+            groups = jnp.arange(1, m // n, dtype=jnp.int32), whens[turn:end].reshape(-1, n)
+            held, _ = jax.lax.scan(self._group, held, groups)
+        else:
+            held, _ = jax.lax.scan(self._both, held, whens[turn:end])
+        held, _ = jax.lax.scan(self._only_back, held, whens[end:])
         return (
             _ended(self.there, held.there, _some(held.made_there, m)),
             _ended(self.back, held.back, _some(held.made_back, m)),
@@ -188,6 +210,21 @@ class _Work:
             },
             between=self._nothing_left(self.passage.between),
             after=self._nothing_left(self.passage.after),
+            turning=self._nothing_turning(),
+        )
+
+    def _nothing_turning(self) -> _Turning:
+        if not self.pipe.dealt:
+            return _Turning({}, {})
+        read = {v for _, small in self.passage.between.eqns for v in variables(small)}
+        came = [k for k, v in enumerate(self.there.loop.small.outvars) if v in read]
+
+        def rooms(zeros: Any) -> Any:
+            return jnp.broadcast_to(zeros, (self.pipe.stages, *zeros.shape))
+
+        return _Turning(
+            {k: self.there.stages.part_zeros(k, self.pipe.stages) for k in came},
+            {k: rooms(self.back.stages.operand_zeros(k)) for k in sorted(self.passage.feeds)},
         )
 
     def _nothing_left(self, way: Way) -> _Left:
@@ -213,13 +250,57 @@ class _Work:
         visit = self.there.visit(order)
         env = self._along(self.passage.between, came, visit)
         left = self._left(self.passage.between, held.between, env, order, visit)
-        feeds = {k: env[self.back.loop.small.invars[k]] for k in sorted(self.passage.feeds)}
-        return self._backward(held._replace(between=left), when, feeds), None
+        return self._backward(held._replace(between=left), when, self._feeds(env)), None
 
     def _only_back(self, held: _Held, when: Any) -> tuple[_Held, None]:
+        if self.pipe.dealt:
+            return self._backward(held, when, self._waiting(held, when)), None
         # The last stage has sent all of them back.
         feeds = {k: self.back.stages.operand_zeros(k) for k in sorted(self.passage.feeds)}
         return self._backward(held, when, feeds), None
+
+    def _feeds(self, env: Mapping[Any, Any]) -> dict[int, Any]:
+        """What goes back, of what a microbatch made between."""
+        return {k: env[self.back.loop.small.invars[k]] for k in sorted(self.passage.feeds)}
+
+    # -- between, dealt out ------------------------------------------------------------------------
+
+    def _group(self, held: _Held, at: tuple[Any, Any]) -> tuple[_Held, None]:
+        """As many ticks as there are stages, and what lies between for those that came."""
+        group, whens = at
+        held, _ = jax.lax.scan(self._passing, held, whens)
+        return self._dealt_out(held, group), None
+
+    def _passing(self, held: _Held, when: Any) -> tuple[_Held, None]:
+        """One there, and one back that came before."""
+        feeds = self._waiting(held, when)
+        held, _ = self._forward(held, when)
+        return self._backward(held, when, feeds), None
+
+    def _waiting(self, held: _Held, when: Any) -> dict[int, Any]:
+        """What goes back from the last stage now."""
+        slot = (when - self.pipe.turns_at) % self.pipe.stages
+        return {k: rows[slot] for k, rows in held.turning.feeds.items()}
+
+    def _dealt_out(self, held: _Held, group: Any) -> _Held:
+        """What lies between for the microbatches that came last, one on every stage."""
+        n, place = self.pipe.stages, self.there.place
+        came = {}
+        for k, rows in held.turning.came.items():
+            own = jnp.where(place == n - 1, rows, jnp.zeros_like(rows))
+            own = jax.lax.psum_scatter(own, PIPE, scatter_dimension=0, tiled=True)
+            came[self.there.loop.small.outvars[k]] = own[0]
+        number, always = group * n + self.there.stage, jnp.asarray(True)
+        visit = Visit(number, always, 0, always, always)
+        env = self._along(self.passage.between, came, visit)
+        left = self._left(self.passage.between, held.between, env, number, visit)
+        feeds = {
+            k: jax.lax.all_gather(value.astype(held.turning.feeds[k].dtype), PIPE)
+            for k, value in self._feeds(env).items()
+        }
+        return held._replace(between=left, turning=held.turning._replace(feeds=feeds))
+
+    # -- either way --------------------------------------------------------------------------------
 
     def _forward(self, held: _Held, when: Any) -> tuple[_Held, dict[int, Any]]:
         order = when - self.there.place
@@ -230,10 +311,14 @@ class _Work:
         slot = self._place_of(order) % self.pipe.at_once
         kept = {k: _put(rows, outs[k], slot) for k, rows in held.kept.items()}
         made = self._noted(held.made_there, outs, order)
-        return held._replace(there=there, kept=kept, made_there=made), outs
+        # At the last stage; what others write is not looked at.
+        slot = (when - (self.pipe.stages - 1)) % self.pipe.stages
+        came = {k: _put(rows, outs[k], slot) for k, rows in held.turning.came.items()}
+        turning = held.turning._replace(came=came)
+        return held._replace(there=there, kept=kept, made_there=made, turning=turning), outs
 
     def _backward(self, held: _Held, when: Any, feeds: Mapping[int, Any]) -> _Held:
-        order = when - (self.pipe.stages - 1) - self.back.place
+        order = when - self.pipe.turns_at - self.back.place
         visit = self.back.visit(order)
         slot = visit.number % self.pipe.at_once
         read = {k: held.kept[made][slot] for k, made in self.slots.items()}

@@ -76,6 +76,11 @@ def _notes(layers: Layers, pipe: Pipeline) -> Iterator[str]:
             f" each run on {pipe.microbatches} microbatches of"
             f" {_counted(layers.batch // (pipe.microbatches * pipe.data), 'example')}"
         )
+    if pipe.dealt:
+        yield (
+            f"pipeline: what comes after the layers is done for {pipe.stages} microbatches at once,"
+            " one on each stage"
+        )
 
 
 def _counted(n: int, what: str) -> str:

@@ -130,6 +130,8 @@ class Pipeline:
         return (way, (visits - 1 - number if turned else number) % self.microbatches)
 
     def __str__(self) -> str:
-        said = "" if self.schedule == GPIPE else f" ({self.schedule})"
-        said = f" ({self.schedule}, {self.chunks} chunks)" if self.chunks > 1 else said
+        how = [] if self.schedule == GPIPE else [self.schedule]
+        how += [f"{self.chunks} chunks"] if self.chunks > 1 else []
+        how += ["dealt out"] if self.dealt else []
+        said = f" ({', '.join(how)})" if how else ""
         return f"{self.stages} stages x {self.microbatches} microbatches{said}"

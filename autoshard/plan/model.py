@@ -111,6 +111,8 @@ class Collective:
         source: user's "file:line".
         scope: name stack.
         reason: why, e.g. "parameter gathered for use".
+        come_by: how often the compiled program comes by it in a step, where it lies in a branch
+            that is not always taken; 0 if it is.
     """
 
     kind: str
@@ -123,6 +125,7 @@ class Collective:
     source: str = ""
     scope: str = ""
     reason: str = ""
+    come_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,6 +313,7 @@ class Answer:
                 flow.tensor,
                 op,
                 self._why(flow),
+                flow.region,
                 near.latency_part,
             )
             for step in steps(src, dst, self.numbers.analysis.wire.size_bytes(flow), self.axes)
@@ -334,7 +335,9 @@ class Answer:
         times = self._sum_times(made.tensor, op.region)
         for a in np.flatnonzero(row[0] == PARTIAL):
             if self.axes[a].size > 1:
-                yield self._collective("all-reduce", int(a), size, times, made.tensor, op, _SUM)
+                yield self._collective(
+                    "all-reduce", int(a), size, times, made.tensor, op, _SUM, op.region
+                )
 
     def _of_send(self, op: Op) -> Iterator[Collective]:
         """A collective that the program writes itself."""
@@ -343,7 +346,7 @@ class Answer:
         for a, axis in enumerate(self.axes):
             if axis.name in op.over and axis.size > 1:
                 yield self._collective(
-                    sent_as(op.kind), a, size, times, op.outputs[0], op, _WRITTEN
+                    sent_as(op.kind), a, size, times, op.outputs[0], op, _WRITTEN, op.region
                 )
 
     def _sum_times(self, tensor: int, region: int) -> int:
@@ -359,6 +362,7 @@ class Answer:
         tensor: int,
         op: Op,
         reason: str,
+        region: int,
         latency_part: float = 1.0,
     ) -> Collective:
         t = self.program.tensors[tensor]
@@ -374,7 +378,13 @@ class Answer:
             source=op.source,
             scope=op.scope,
             reason=reason,
+            come_by=self._come_by(region, times),
         )
+
+    def _come_by(self, region: int, times: int) -> int:
+        """How often the code is come by; 0 if that is as often as it runs, or it is after a loop."""
+        every = self.program.comes_by(region)
+        return every if times == self.program.times(region) != every else 0
 
     # -- prediction --------------------------------------------------------------------------
 

@@ -82,9 +82,8 @@ def slowest(counts: np.ndarray[Any, Any], flops: Sequence[float]) -> tuple[int, 
         flops: of each branch.
 
     Returns:
-        1 at least for a branch that any shard takes, so that none is laid out as if it took no
-        time.
+        1 at least, so that none is laid out as if it took no time.
     """
     work = counts @ np.asarray(flops, dtype=float)
     row = counts[int(np.argmax(work))]
-    return tuple(int(n) for n in np.maximum(row, np.minimum(counts.max(axis=0), 1)))
+    return tuple(int(n) for n in np.maximum(row, 1))

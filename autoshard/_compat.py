@@ -449,6 +449,16 @@ def manual_axes(eqn: JaxprEqn) -> frozenset[str]:
     return frozenset(eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes", ())))
 
 
+def inside_manual(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding:
+    """A sharding as code in a `shard_map` says it; as it is outside of one.
+
+    On another mesh than that of the context, JAX puts a `reshard` that leaves all open behind every
+    constraint, and XLA lays out what that makes as it likes.
+    """
+    here = _mesh.get_abstract_mesh()
+    return jax.sharding.NamedSharding(here, sharding.spec) if here.manual_axes else sharding
+
+
 def leaves_axes(eqn: JaxprEqn) -> bool:
     """Whether a `shard_map` leaves some axes of its mesh to the compiler."""
     return manual_axes(eqn) < set(sizes_of(eqn.params["mesh"]))

@@ -51,11 +51,13 @@ class Replay:
             value = self._laid_out(value, sharding)
         if imposed.by_rows:
             value = _compat.lie_by_rows(value)
-            value = jax.lax.with_sharding_constraint(value, imposed.shardings[-1])
+            sharding = _compat.inside_manual(imposed.shardings[-1])
+            value = jax.lax.with_sharding_constraint(value, sharding)
         return value
 
     def _laid_out(self, value: Any, sharding: Any) -> Any:
         """The value constrained, once for all who want it so: XLA finds not all that are equal."""
+        sharding = _compat.inside_manual(sharding)
         key = (id(value), sharding)
         if key not in self._constrained:
             self._constrained[key] = (value, jax.lax.with_sharding_constraint(value, sharding))

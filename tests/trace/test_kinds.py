@@ -177,3 +177,17 @@ def test_loops_with_something_between_stay_apart() -> None:
     form = form_of(step, p, in_loops)
     assert form.kinds == ()
     assert len(loops(form)) == 4
+
+
+def test_layers_alike_by_chance_are_of_two_kinds() -> None:
+    # A dimension as large as the whole batch, and a mask over the batch: alike for this batch only.
+    def loss(p: Any, x: jax.Array) -> jax.Array:
+        x = x @ p["first"]
+        for n in range(4):
+            size = x.shape[0] if n % 2 else BATCH
+            x = mlp(p, x, n) + jnp.full((size, WIDTH), 0.5).mean() * x
+        return (x**2).mean()
+
+    p = weights((3,) * 4)
+    form = form_of(jax.value_and_grad(loss), p)
+    assert form.kinds == (1, 2, 1, 2)

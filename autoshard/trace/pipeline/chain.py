@@ -58,10 +58,12 @@ class Trace:
 
     Attributes:
         jaxpr: all of them, inlined.
+        small: the same for a smaller batch.
         twins: variables -> the same for a smaller batch.
     """
 
     jaxpr: _compat.Jaxpr
+    small: _compat.Jaxpr
     twins: dict[Any, Any]
 
     @cached_property

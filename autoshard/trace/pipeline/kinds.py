@@ -52,7 +52,7 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None:
     """
     one, other = inlined(big), inlined(small)
     try:
-        trace = Trace(one.jaxpr, twins(one.jaxpr, other.jaxpr))
+        trace = Trace(one.jaxpr, other.jaxpr, twins(one.jaxpr, other.jaxpr))
     except MicrobatchError:
         return None
     layers = layers_in(trace)
@@ -118,7 +118,10 @@ class _Chain:
         self.makers = {
             v: place for i, place in found.of.items() for v in self.trace.jaxpr.eqns[i].outvars
         }
-        self.numbers = numbered(self.trace.jaxpr.eqns)
+        # What is alike for the whole batch may differ for a part of it: a dimension that is the
+        # batch in one layer may be as large and none in another.
+        both = (self.trace.jaxpr.eqns, self.trace.small.eqns)
+        self.numbers = [*zip(*(numbered(eqns).tolist() for eqns in both), strict=True)]
         self.names: list[dict[Any, _Local]] = []
         self.kinds: list[int] = []
         self.groups: dict[int, _Kind] = {}
@@ -142,17 +145,17 @@ class _Chain:
         """What equal layers share, on one side, and what a layer reads of what is not its own."""
         outside, key = dict[Any, int](), list[Hashable]()
         for j, i in enumerate(self.found.eqns(number, side)):
-            eqn = self.trace.jaxpr.eqns[i]
+            eqn, small = self.trace.jaxpr.eqns[i], self.trace.small.eqns[i]
             reads = list[Hashable]()
-            for v in eqn.invars:
+            for v, w in zip(eqn.invars, small.invars, strict=True):
                 if isinstance(v, _compat.Literal):
-                    reads.append((repr(v.val), str(v.aval)))
+                    reads.append((_said(v), _said(w)))
                 elif v in names:
                     reads.append(names[v])
                 else:
                     reads.append((outside.setdefault(v, len(outside)), self.trace.kind(v)))
-            exact = params_of(eqn) if eqn.primitive.name in SLICES else None
-            key.append((int(self.numbers[i]), exact, tuple(reads)))
+            exact = (params_of(x) for x in (eqn, small) if x.primitive.name in SLICES)
+            key.append((self.numbers[i], *exact, *reads))
             for r, v in enumerate(eqn.outvars):
                 names.setdefault(v, (side, j, r))
         span = (self.layers[number].there, self.layers[number].back)[side]
@@ -202,6 +205,11 @@ class _Chain:
         for v in wanted:
             if v in self.makers and not self._is_handed_out(v):
                 yield self.makers[v][0], v
+
+
+def _said(literal: Any) -> Hashable:
+    """What equal literals share."""
+    return repr(getattr(literal, "val", None)), str(literal.aval)
 
 
 # -- stacks --------------------------------------------------------------------------------------

@@ -382,7 +382,7 @@ class Answer:
         )
 
     def _come_by(self, region: int, times: int) -> int:
-        """How often a step comes by the code; 0 if that is as often as it runs, or it runs later."""
+        """How often a step comes by the code; 0 if it runs as often, or later."""
         every = self.program.comes_by(region)
         return every if times == self.program.times(region) != every else 0
 

@@ -17,7 +17,7 @@ from autoshard.options import Options
 from autoshard.plan.model import Rival
 from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program
-from autoshard.schedules import ONE_F_ONE_B, SCHEDULES
+from autoshard.schedules import CIRCULAR, ONE_F_ONE_B, SCHEDULES
 from autoshard.stacks import Estimate, Stack, estimate, pipelines, stack_of
 from autoshard.trace.function import Traced
 from autoshard.trace.microbatch import batch_size
@@ -234,6 +234,11 @@ def _forms(
             continue
         if known is None and not guesses:
             assert layers is not None
+            if layers.flops and options.schedule == CIRCULAR:
+                raise PipelineError(
+                    "no schedule circular: layers of several kinds are not taken round several"
+                    f" times ({layers.notes[0]}); leave schedule= out, or ask for another"
+                )
             raise PipelineError(
                 f"no pipeline of {max(layers.counts)} layers for a batch of {layers.batch} on"
                 f" {machine.n_devices} devices is as asked for: the number of stages must divide"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autoshard import autoshard, plan
+from autoshard import PipelineError, autoshard, plan
 from autoshard.plan.model import Plan
 from autoshard.verify.equality import compare_steps
 from tests.execute.mixed import in_loops, unrolled
@@ -56,6 +56,12 @@ def test_layers_of_several_kinds_compute_the_same(name: str) -> None:
     assert len(pipe.layers) == pipe.stages
     assert "kinds of layers" in "".join(sharded.plan.notes)
     check(report)
+
+
+def test_kinds_of_layers_go_round_once() -> None:
+    fn, args = unrolled()()
+    with pytest.raises(PipelineError, match="several kinds are not taken round several times"):
+        plan(fn, *args, devices="cpu:8", pipeline=2, schedule="circular")
 
 
 def test_the_boundaries_are_part_of_the_plan(tmp_path: Path) -> None:

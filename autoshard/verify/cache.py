@@ -12,8 +12,9 @@ import msgspec
 from autoshard.plan.model import Plan
 from autoshard.verify.witness import Witness
 
-# To be raised when a witness is read differently from the same text.
-_FORMAT = 2
+# To be raised when a witness is read differently from the same text, or a plan is put into its
+# program in another way.
+_FORMAT = 3
 _COMPILERS = ("autoshard", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 

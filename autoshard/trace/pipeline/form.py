@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from autoshard import _compat
+from autoshard.trace.batch import paired
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,16 @@ class Form:
     small: _compat.ClosedJaxpr
     notes: tuple[str, ...] = ()
     kinds: tuple[int, ...] = ()
+
+
+def twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
+    """Variables of a step for the whole batch -> the same for a part of it.
+
+    Raises:
+        MicrobatchError: the two do not do the same.
+    """
+    found = dict[Any, Any](zip(big.invars, small.invars, strict=True))
+    found.update(zip(big.constvars, small.constvars, strict=True))
+    for x, y in paired(big, small):
+        found.update(zip(x.outvars, y.outvars, strict=True))
+    return found

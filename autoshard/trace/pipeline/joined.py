@@ -13,8 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from autoshard import _compat
-from autoshard.trace.pipeline.form import Form
-from autoshard.trace.pipeline.kinds import twins
+from autoshard.trace.pipeline.form import Form, twins
 from autoshard.trace.pipeline.written import (
     Unit,
     in_order,

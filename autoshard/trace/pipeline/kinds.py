@@ -15,9 +15,8 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError
-from autoshard.trace.batch import paired
 from autoshard.trace.pipeline.chain import Trace, layers_in
-from autoshard.trace.pipeline.form import Form
+from autoshard.trace.pipeline.form import Form, twins
 from autoshard.trace.pipeline.inside import BACK, THERE, Inside, inside
 from autoshard.trace.pipeline.repeats import SLICES, is_literal, numbered, params_of
 from autoshard.trace.pipeline.written import (
@@ -70,15 +69,6 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None:
         f" {max(chain.kinds)} kinds of layers"
     )
     return Form(large, less, (note,), tuple(chain.kinds))
-
-
-def twins(big: _compat.Jaxpr, small: _compat.Jaxpr) -> dict[Any, Any]:
-    """Variables -> the same for the smaller batch."""
-    found = dict[Any, Any](zip(big.invars, small.invars, strict=True))
-    found.update(zip(big.constvars, small.constvars, strict=True))
-    for x, y in paired(big, small):
-        found.update(zip(x.outvars, y.outvars, strict=True))
-    return found
 
 
 # -- what layers have in common ------------------------------------------------------------------

@@ -319,7 +319,7 @@ class Answer:
             for step in steps(src, dst, self.numbers.analysis.wire.size_bytes(flow), self.axes)
         ]
         total_s, windowed_s = (
-            np.asarray(sum(c.seconds for c in found if c.kind in kinds) / times)
+            np.asarray(sum(c.seconds for c in found if c.kind in kinds) / max(times, 1))
             for kinds in (COLLECTIVES, WINDOWED)
         )
         if total_s:

@@ -58,6 +58,14 @@ def test_layers_of_several_kinds_compute_the_same(name: str) -> None:
     check(report)
 
 
+def test_layers_of_several_kinds_are_computed_again() -> None:
+    fn, args = in_loops([(1, "a", 12), (3, "r", 20)], rate=0.25)()
+    mesh = {"pipe": 2, "data": 2, "tensor": 2}
+    sharded = autoshard(fn, mesh=mesh, microbatch=2, schedule="1f1b", remat="full", time_limit_s=1)
+    check(compare_steps(fn, sharded, args, steps=2))
+    assert sharded.plan.remat == "full"
+
+
 def test_kinds_of_layers_go_round_once() -> None:
     fn, args = unrolled()()
     with pytest.raises(PipelineError, match="several kinds are not taken round several times"):

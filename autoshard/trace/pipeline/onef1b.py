@@ -183,8 +183,9 @@ class _Work:
         held, _ = jax.lax.scan(self._only_there, held, whens[:turn])
         if self.pipe.dealt:
             held = self._dealt_out(held, 0)
-            groups = jnp.arange(1, m // n, dtype=jnp.int32), whens[turn:end].reshape(-1, n)
-            held, _ = jax.lax.scan(self._group, held, groups)
+            if m > n:
+                groups = jnp.arange(1, m // n, dtype=jnp.int32), whens[turn:end].reshape(-1, n)
+                held, _ = jax.lax.scan(self._group, held, groups)
         else:
             held, _ = jax.lax.scan(self._both, held, whens[turn:end])
         held, _ = jax.lax.scan(self._only_back, held, whens[end:])

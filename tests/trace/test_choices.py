@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autoshard._compat import abstract_mesh
 from autoshard.trace.function import trace
 from autoshard.trace.signature import signature
 
@@ -49,7 +50,7 @@ def test_what_is_known_when_it_runs_counts_as_taken_every_time() -> None:
 
 
 def test_the_shard_with_most_work_counts() -> None:
-    mesh = jax.sharding.AbstractMesh((2, 2), ("pipe", "data"))
+    mesh = abstract_mesh({"pipe": 2, "data": 2})
     spec = jax.sharding.PartitionSpec
 
     def stages(w: jax.Array, x: jax.Array, kinds: Any) -> jax.Array:

@@ -10,13 +10,18 @@ from autoshard.cost.collectives import collective_time_s
 from autoshard.machine import LogicalMesh, Machine, MachineError, mesh_from_sizes
 from autoshard.plan.pipeline import DATA, PIPE, TENSOR, Pipeline
 from autoshard.program.ir import Program, Region, Role
-from autoshard.schedules import CIRCULAR, ONE_F_ONE_B, SCHEDULES
+from autoshard.schedules import CIRCULAR, GPIPE, ONE_F_ONE_B, SCHEDULES
 from autoshard.search.boundaries import boundaries
 
 # More microbatches than this many per stage shrink the bubble no more to speak of.
 _MOST_ROUNDS = 16
-# How often a microbatch may go round: more often, and ticks are launches and little else.
-_CHUNKS = (2, 4)
+# For each order of microbatches: how often they go round, and whether heads are dealt out. Round
+# more than four times, and ticks are launches and little else.
+_WAYS = {
+    GPIPE: ((1, False),),
+    ONE_F_ONE_B: ((1, True), (1, False)),
+    CIRCULAR: ((2, False), (4, False)),
+}
 # Of the matrix unit's rate, what large products reach where nothing better is known.
 _REACHED = 0.7
 # Gradients, and a copy of half the width to compute with: in parts of the weights' own size.
@@ -164,9 +169,7 @@ def pipelines(
 
 def _in_order(stack: Stack, pipe: Pipeline, schedule: str) -> Iterator[Pipeline]:
     """One with its microbatches in some order."""
-    if schedule == ONE_F_ONE_B and not pipe.dealt:
-        yield from _in_order(stack, replace(pipe, schedule=schedule, dealt=True), schedule)
-    for chunks in _CHUNKS if schedule == CIRCULAR else (1,):
+    for chunks, dealt in _WAYS[schedule]:
         pieces = pipe.stages * chunks
         if pieces > stack.layers:
             continue
@@ -174,12 +177,13 @@ def _in_order(stack: Stack, pipe: Pipeline, schedule: str) -> Iterator[Pipeline]
             # Which branches a chunk takes is not followed into it: its price would be wrong.
             if chunks == 1:
                 cuts = boundaries(stack.each, pieces)
-                yield replace(pipe, schedule=schedule, layers=cuts)
+                yield replace(pipe, schedule=schedule, dealt=dealt, layers=cuts)
             continue
         divides = stack.layers % pieces == 0
-        yield replace(pipe, schedule=schedule, chunks=chunks)
+        ordered = replace(pipe, schedule=schedule, chunks=chunks, dealt=dealt)
+        yield ordered
         if divides:  # stacks that are filled up are copied anyway
-            yield replace(pipe, schedule=schedule, chunks=chunks, cast_once=False)
+            yield replace(ordered, cast_once=False)
 
 
 def _divisors(n: int) -> list[int]:

@@ -205,23 +205,23 @@ class Program:
         Of a branch, as often as it is taken, where that is known.
         """
         if region not in self._times:
-            total, whole, current = 1, 1, self.regions[region]
-            while True:
-                total *= current.trip_count * current.share[0]
-                whole *= current.share[1]
-                if current.parent == current.id:
-                    break
-                current = self.regions[current.parent]
-            self._times[region] = total // whole
+            around = [*self._around(region)]
+            total = math.prod(r.trip_count * r.share[0] for r in around)
+            self._times[region] = total // math.prod(r.share[1] for r in around)
         return self._times[region]
 
     def comes_by(self, region: int) -> int:
         """How often a step comes by the code of a region, taken or not: trip counts alone."""
-        total, current = 1, self.regions[region]
-        while current.parent != current.id:
-            total *= current.trip_count
+        return math.prod(r.trip_count for r in self._around(region))
+
+    def _around(self, region: int) -> Iterator[Region]:
+        """A region and those that it lies in, up to the top."""
+        current = self.regions[region]
+        while True:
+            yield current
+            if current.parent == current.id:
+                return
             current = self.regions[current.parent]
-        return total
 
     def uses(self) -> dict[int, list[tuple[Op, int]]]:
         """For each tensor, the (op, operand index) pairs that read it."""

@@ -25,6 +25,8 @@ from autoshard import _compat
 from autoshard.trace.pipeline.repeats import is_literal, multiplies
 from autoshard.trace.surgery import variables
 
+# The sides of a layer: of the forward, and of the backward pass.
+THERE, BACK = (0, 1)
 # Values that are tried as the first of a chain, the first that come.
 _TRIED = 400
 
@@ -50,6 +52,11 @@ class Layer:
 
     there: Span
     back: Span
+
+    @property
+    def spans(self) -> tuple[Span, Span]:
+        """By side: `THERE`, `BACK`."""
+        return self.there, self.back
 
 
 @dataclass(frozen=True)
@@ -255,13 +262,13 @@ def _joined(spans: Sequence[Span]) -> Span:
 def _with_products(trace: Trace, layers: Sequence[Layer]) -> list[Layer]:
     """The layers; those that multiply nothing as part of their neighbours, at the ends left out."""
 
-    def multiplies(layer: Layer) -> bool:
+    def has_products(layer: Layer) -> bool:
         return bool(trace.products[layer.there.end] > trace.products[layer.there.begin])
 
-    ends = [k for k, layer in enumerate(layers) if multiplies(layer)]
+    ends = [k for k, layer in enumerate(layers) if has_products(layer)]
     found = list[Layer]()
     for layer in layers[ends[0] : ends[-1] + 1] if ends else ():
-        if found and not (multiplies(layer) and multiplies(found[-1])):
+        if found and not (has_products(layer) and has_products(found[-1])):
             last = found.pop()
             there, back = _joined([last.there, layer.there]), _joined([layer.back, last.back])
             found.append(Layer(there, back))

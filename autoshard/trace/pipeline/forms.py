@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError
@@ -39,13 +39,12 @@ def in_loops(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form:
     loops = [(x, y) for x, y in pairs if x.primitive.name == "scan"]
     if any(has_layers(x, y) for x, y in loops):
         return joined(flat, [i for i, pair in enumerate(pairs) if _is_over_layers(*pair)])
-    forms = [_rolled(big, small), merged(big, small)]
-    equal, mixed = forms
+    equal, mixed = _rolled(big, small), merged(big, small)
     if mixed is not None and (equal is None or _is_more_in_loops(mixed.big, equal.big)):
         return mixed
     if equal is not None:
         return equal
-    return _in_bodies(flat, loops, in_loops) or Form(big, small)
+    return _in_bodies(flat, loops) or Form(big, small)
 
 
 def has_layers(big: _compat.JaxprEqn, small: _compat.JaxprEqn) -> bool:
@@ -74,15 +73,13 @@ def _rolled(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None
 
 
 def _in_bodies(
-    flat: Form,
-    loops: list[tuple[_compat.JaxprEqn, _compat.JaxprEqn]],
-    make: Callable[[_compat.ClosedJaxpr, _compat.ClosedJaxpr], Form],
+    flat: Form, loops: Sequence[tuple[_compat.JaxprEqn, _compat.JaxprEqn]]
 ) -> Form | None:
     """With another form of the bodies of loops; None where there is none."""
     notes, kinds = list[str](), tuple[int, ...]()
     bodies: tuple[dict[int, _compat.ClosedJaxpr], ...] = ({}, {})
     for pair in loops:
-        inner = make(*(eqn.params["jaxpr"] for eqn in pair))
+        inner = in_loops(*(eqn.params["jaxpr"] for eqn in pair))
         if inner.notes:
             notes += inner.notes
             kinds = kinds or inner.kinds
@@ -117,7 +114,11 @@ def _is_more_in_loops(one: _compat.ClosedJaxpr, other: _compat.ClosedJaxpr) -> b
 
 def _flops_outside(closed: _compat.ClosedJaxpr) -> float:
     """Of the equations of a program that are in no loop."""
-    eqns = (eqn for eqn in inlined(closed).jaxpr.eqns if eqn.primitive.name != "scan")
+    return flops_of(eqn for eqn in inlined(closed).jaxpr.eqns if eqn.primitive.name != "scan")
+
+
+def flops_of(eqns: Iterable[_compat.JaxprEqn]) -> float:
+    """What equations compute, without what their bodies do."""
     return sum(rule_for(view(eqn)).flops for eqn in eqns)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoshard.trace.pipeline.chain import Layer, Trace
-
-THERE, BACK = (0, 1)
+from autoshard.trace.pipeline.chain import BACK, THERE, Layer, Trace
 
 
 @dataclass
@@ -30,7 +28,7 @@ class Inside:
 
     def eqns(self, layer: int, side: int) -> list[int]:
         """Indices of the equations of one layer."""
-        span = (self.layers[layer].there, self.layers[layer].back)[side]
+        span = self.layers[layer].spans[side]
         return [i for i in range(span.begin, span.end) if self.of.get(i) == (layer, side)]
 
 
@@ -45,7 +43,7 @@ def inside(trace: Trace, layers: Sequence[Layer]) -> Inside | None:
     _own_streams(found)
     late = set[Any]()
     for side in (THERE, BACK):
-        spans = [(layer.there, layer.back)[side] for layer in layers]
+        spans = [layer.spans[side] for layer in layers]
         numbered = sorted(enumerate(spans), key=lambda each: each[1].begin)
         for layer, span in numbered:
             for i in range(span.begin, span.end):
@@ -105,5 +103,5 @@ def _take_in(found: Inside) -> None:
 def _is_in_span(found: Inside, i: int, places: set[tuple[int, int] | None]) -> bool:
     """Whether an equation stands where the part of the layer does that reads it first."""
     (layer, side) = min(place for place in places if place is not None)
-    span = (found.layers[layer].there, found.layers[layer].back)[side]
+    span = found.layers[layer].spans[side]
     return span.begin <= i < span.end

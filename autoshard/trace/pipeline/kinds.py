@@ -15,9 +15,9 @@ from typing import Any
 
 from autoshard import _compat
 from autoshard.errors import MicrobatchError
-from autoshard.trace.pipeline.chain import Trace, layers_in
+from autoshard.trace.pipeline.chain import BACK, THERE, Trace, layers_in
 from autoshard.trace.pipeline.form import Form, twins
-from autoshard.trace.pipeline.inside import BACK, THERE, Inside, inside
+from autoshard.trace.pipeline.inside import Inside, inside
 from autoshard.trace.pipeline.repeats import SLICES, is_literal, numbered, params_of
 from autoshard.trace.pipeline.written import (
     Unit,
@@ -59,8 +59,9 @@ def merged(big: _compat.ClosedJaxpr, small: _compat.ClosedJaxpr) -> Form | None:
     if found is None:
         return None
     chain = _Chain(found)
-    large = _Writer(chain, one, {}).program()
-    less = _Writer(chain, other, trace.twins).program()
+    sides = [_Side(chain, side) for side in _SIDES]
+    large = _Writer(chain, sides, one, {}).program()
+    less = _Writer(chain, sides, other, trace.twins).program()
     if large is None or less is None:
         return None
     line = user_line(one.jaxpr.eqns[layers[0].there.begin])
@@ -148,7 +149,7 @@ class _Chain:
             key.append((self.numbers[i], *exact, *reads))
             for r, v in enumerate(eqn.outvars):
                 names.setdefault(v, (side, j, r))
-        span = (self.layers[number].there, self.layers[number].back)[side]
+        span = self.layers[number].spans[side]
         key.append(names.get(span.leaves))
         return tuple(key), [*outside]
 
@@ -211,7 +212,8 @@ class _Side:
     Attributes:
         consts: what several layers read.
         rows: stacks of what is each layer's own: layer -> variable.
-        places: for each kind, what it reads -> "const" or "row", and which.
+        places: for each kind, what it reads: whether it is one of `consts`, and which of these or
+            of `rows`.
         stacks: types of the stacks that it makes, by an example's variable.
         made: for each kind, what it exports -> which stack.
     """
@@ -257,14 +259,21 @@ class _Writer:
 
     Args:
         chain: the layers, as the trace of the whole batch has them.
+        sides: what their loops read and make, likewise.
         closed: the trace.
         view: variables of the whole batch -> its own; those that are missing are its own.
     """
 
-    def __init__(self, chain: _Chain, closed: _compat.ClosedJaxpr, view: Mapping[Any, Any]) -> None:
+    def __init__(
+        self,
+        chain: _Chain,
+        sides: Sequence[_Side],
+        closed: _compat.ClosedJaxpr,
+        view: Mapping[Any, Any],
+    ) -> None:
         self.chain, self.closed, self.view = chain, closed, view
         self.eqns = closed.jaxpr.eqns
-        self.sides = [_Side(chain, side) for side in _SIDES]
+        self.sides = sides
         self.length = len(chain.layers)
         self.numbers, self.kinds = kinds_of_layers(chain.kinds)
         self.stacks = [
@@ -399,7 +408,7 @@ class _Writer:
         if side == BACK:
             for name, slot in self.sides[THERE].made[kind].items():
                 env[variables[name]] = rows[len(own.rows) + slot]
-        span = (layer.there, layer.back)[side]
+        span = layer.spans[side]
         env[self.own(span.enters)] = arguments[carry]
         eqns = renamed([self.eqns[i] for i in chain.found.eqns(number, side)], env)
         stacks = {slot: env[variables[name]] for name, slot in own.made[kind].items()}

@@ -18,16 +18,14 @@ import numpy as np
 from autoshard import _compat
 from autoshard.errors import MicrobatchError, PipelineError
 from autoshard.program.ir import Program
-from autoshard.rules.registry import rule_for
 from autoshard.trace.batch import Part, State, paired
 from autoshard.trace.function import Traced, rewritten
 from autoshard.trace.microbatch import batch_size, smaller
-from autoshard.trace.pipeline.forms import has_layers, in_loops
+from autoshard.trace.pipeline.forms import flops_of, has_layers, in_loops
 from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.pipeline.passage import Step, passage_of
 from autoshard.trace.source import user_line
 from autoshard.trace.surgery import inlined, mirrored, readers
-from autoshard.trace.walk import view
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 
@@ -129,8 +127,7 @@ def _flops_by_kind(loop: _compat.JaxprEqn) -> Any:
 
 
 def _flops(closed: _compat.ClosedJaxpr) -> float:
-    eqns = _compat.all_equations(closed.jaxpr)
-    return sum(rule_for(view(eqn)).flops for eqn in eqns)
+    return flops_of(_compat.all_equations(closed.jaxpr))
 
 
 def _about(error: ValueError) -> str:

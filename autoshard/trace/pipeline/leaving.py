@@ -113,7 +113,7 @@ def last(key: Any, dim: int, pipe: Pipeline, *, is_dealt: bool = False) -> Leavi
 
     def local(end: Ended) -> Any:
         made = end.last[key]
-        own = made if is_dealt else jnp.where(end.place == n - 1, made, jnp.zeros_like(made))
+        own = made if is_dealt else of_last(made, end.place, n)
         if not scatter:
             # XLA's CPU compiler ends the process at narrow sums; of one term no digit is lost.
             own = jax.lax.psum(own.astype(wide(own.dtype)), PIPE).astype(own.dtype)
@@ -122,6 +122,11 @@ def last(key: Any, dim: int, pipe: Pipeline, *, is_dealt: bool = False) -> Leavi
         return joined(own, dim)
 
     return Leaving(key, spec_of({dim: (DATA, PIPE) if scatter else DATA}), local)
+
+
+def of_last(rows: Any, place: Any, stages: int) -> Any:
+    """What the last place has, and zeros elsewhere: a term of a sum over stages."""
+    return jnp.where(place == stages - 1, rows, jnp.zeros_like(rows))
 
 
 def rows(key: Any, dim: int, in_order: InOrder) -> Leaving:

@@ -285,10 +285,9 @@ class _Work:
 
     def _dealt_out(self, held: _Held, group: Any) -> _Held:
         """What lies between for the microbatches that came last, one on every stage."""
-        n, place = self.pipe.stages, self.there.place
-        came = {}
+        n, came = self.pipe.stages, {}
         for k, rows in held.turning.came.items():
-            own = jnp.where(place == n - 1, rows, jnp.zeros_like(rows))
+            own = leaving.of_last(rows, self.there.place, n)
             own = jax.lax.psum_scatter(own, PIPE, scatter_dimension=0, tiled=True)
             came[self.there.loop.small.outvars[k]] = own[0]
         number, always = group * n + self.there.stage, jnp.asarray(True)

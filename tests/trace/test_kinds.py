@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxpr_as_fun
 
+from autoshard.trace.function import trace
 from autoshard.trace.pipeline.form import Form
 from autoshard.trace.pipeline.forms import in_loops
 from autoshard.trace.pipeline.kinds import merged
+from autoshard.trace.pipeline.layers import layers_of
+from autoshard.trace.signature import signature
 
 WIDTH, BATCH = 4, 8
 WIDTHS = (3, 5, 3, 7, 5)
@@ -191,3 +194,33 @@ def test_layers_alike_by_chance_are_of_two_kinds() -> None:
     p = weights((3,) * 4)
     form = form_of(jax.value_and_grad(loss), p)
     assert form.kinds == (1, 2, 1, 2)
+
+
+def test_only_the_joined_loop_has_kinds() -> None:
+    """Beside it a loop of its own, and one with a switch of the user's, whose 0 is a layer."""
+    kinds = np.array([0, 1, 0, 1], np.int32)
+
+    def loss(p: Any, x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, w: Any) -> tuple[jax.Array, None]:
+            return x + jnp.tanh(x @ w["u"]) @ w["d"], None
+
+        def chosen(x: jax.Array, at: Any) -> tuple[jax.Array, None]:
+            w, kind = at
+            branches = [lambda x: x @ w, lambda x: jnp.tanh(x @ w)]
+            return jax.lax.switch(kind, branches, x), None
+
+        x, one, two = x @ p["first"], *p["stacks"]
+        first = jnp.sin(jax.lax.scan(layer, x, one)[0])
+        second = jnp.sin(jax.lax.scan(chosen, first, (p["squares"], kinds))[0])
+        for stack in (one, two):
+            second, _ = jax.lax.scan(layer, second, stack)
+        return (second**2).mean()
+
+    p = stacked([(2, 3), (3, 5)])
+    p["squares"] = jnp.stack([jnp.eye(WIDTH)] * 4)
+    args = (p, jnp.ones((BATCH, WIDTH)))
+    step = jax.value_and_grad(loss)
+    layers = layers_of(trace(step, signature(args, ["p", "x"]), name="step"))
+    found = {(loop.small.params["length"], loop.kinds is None) for loop in layers.loops.values()}
+    assert found == {(2, True), (4, True), (5, False)}
+    assert len(layers.flops) == 5

@@ -25,7 +25,7 @@ from autoshard.trace.pipeline.forms import flops_of, has_layers, in_loops
 from autoshard.trace.pipeline.loop import Dealt, Loop, Loops, all_loops, operand_state
 from autoshard.trace.pipeline.passage import Step, passage_of
 from autoshard.trace.source import user_line
-from autoshard.trace.surgery import inlined, mirrored, readers
+from autoshard.trace.surgery import inlined, mirrored, readers, variables
 
 Reform = Callable[[_compat.ClosedJaxpr], _compat.ClosedJaxpr]
 
@@ -99,30 +99,52 @@ def layers_of(traced: Traced, reform: Reform = lambda closed: closed) -> Layers:
         )
     if not form.kinds:
         return Layers(traced, one, batch.size, loops, form.notes)
-    loops = {i: _of_kinds(loop) for i, loop in loops.items()}
-    flops = np.sum([_flops_by_kind(loop.big) for loop in all_loops(loops)], axis=0)
-    return Layers(traced, one, batch.size, loops, form.notes, tuple(flops[[*form.kinds]].tolist()))
+    loops = _with_kinds(loops, one, np.array(form.kinds))
+    flops = sum(_flops_by_kind(x) for x in all_loops(loops) if x.kinds is not None)
+    each = tuple(float(flops[kind]) for kind in form.kinds)
+    return Layers(traced, one, batch.size, loops, form.notes, each)
 
 
-def _switches(loop: _compat.JaxprEqn) -> Iterator[tuple[int, _compat.JaxprEqn]]:
-    """Branches in the body of a loop that an operand says: which one, and the equation."""
-    body = loop.params["jaxpr"].jaxpr
+def _with_kinds(
+    loops: Mapping[int, Loops], closed: _compat.ClosedJaxpr, kinds: Any
+) -> dict[int, Loops]:
+    """The loops; those over layers of several kinds with the operand that says which each is.
+
+    A loop of the user's own may switch by a table as well, but 0 is one of its layers.
+    """
+    jaxpr = closed.jaxpr
+    tables = {
+        v
+        for v, value in zip(jaxpr.constvars, closed.consts, strict=True)
+        if _compat.shape_of(v) == kinds.shape and np.array_equal(np.asarray(value), kinds)
+    }
+    found = dict[int, Loops]()
+    for i, loop in loops.items():
+        if isinstance(loop, Loop):
+            own = (k for k, branches in _switches(loop) if _is_nothing(branches[0]))
+            which = next((k for k in own if loop.big.invars[k] in tables), None)
+            found[i] = replace(loop, kinds=which)
+        else:
+            found[i] = _with_kinds(loop, jaxpr.eqns[i].params["jaxpr"], kinds)
+    return found
+
+
+def _switches(loop: Loop) -> Iterator[tuple[int, Sequence[_compat.ClosedJaxpr]]]:
+    """Branches in the body of a loop that an operand says which to take of: it, and they."""
+    body = loop.big.params["jaxpr"].jaxpr
     for eqn in body.eqns:
         if eqn.primitive.name == "cond" and eqn.invars[0] in body.invars:
-            yield body.invars.index(eqn.invars[0]), eqn
+            yield body.invars.index(eqn.invars[0]), eqn.params["branches"]
 
 
-def _of_kinds(loop: Loops) -> Loops:
-    """A loop over layers of several kinds, with what says which each is."""
-    if not isinstance(loop, Loop):
-        return {i: _of_kinds(inner) for i, inner in loop.items()}
-    found = next((k for k, _ in _switches(loop.big)), None)
-    return replace(loop, kinds=found)
+def _is_nothing(branch: _compat.ClosedJaxpr) -> bool:
+    """Whether a branch hands on what it gets, and makes nothing else but constants."""
+    return not any(variables(eqn) for eqn in branch.jaxpr.eqns)
 
 
-def _flops_by_kind(loop: _compat.JaxprEqn) -> Any:
-    """Of each branch of a loop."""
-    switches = [eqn.params["branches"] for _, eqn in _switches(loop)]
+def _flops_by_kind(loop: Loop) -> Any:
+    """Of each branch of the switch over its kinds."""
+    switches = [branches for k, branches in _switches(loop) if k == loop.kinds]
     return np.sum([[_flops(branch) for branch in branches] for branches in switches], axis=0)
 
 

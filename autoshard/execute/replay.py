@@ -37,6 +37,8 @@ class Replay:
         self._anew: dict[tuple[int, int], tuple[Any, Any]] = {}
         # (id of a value, sharding) -> the value, held likewise, and the same value so laid out.
         self._constrained: dict[tuple[int, Any], tuple[Any, Any]] = {}
+        # (id of a value, type) -> the value, held likewise, and the same value in that type.
+        self._narrow: dict[tuple[int, str], tuple[Any, Any]] = {}
         # In code for one shard: the mesh's axes that its author leaves to the plan.
         self._left: frozenset[str] = frozenset()
 
@@ -47,8 +49,13 @@ class Replay:
         self.used.add((at, slot))
         if imposed.again:
             value = self._as_another(value, imposed.again)
+        wide = value.dtype
+        if imposed.sent_as:
+            value = self._narrowed(value, imposed.sent_as)
         for sharding in imposed.shardings:
             value = self._laid_out(value, sharding)
+        if imposed.sent_as:
+            value = value.astype(wide)
         if imposed.by_rows:
             value = _compat.lie_by_rows(value)
             sharding = _compat.inside_manual(imposed.shardings[-1])
@@ -69,6 +76,13 @@ class Replay:
         if key not in self._anew:
             self._anew[key] = (value, jax.lax.optimization_barrier(value))
         return self._anew[key][1]
+
+    def _narrowed(self, value: Any, dtype: str) -> Any:
+        """The value as it was before it was widened, once for all who want it so."""
+        key = (id(value), dtype)
+        if key not in self._narrow:
+            self._narrow[key] = (value, value.astype(dtype))
+        return self._narrow[key][1]
 
     def _all(self, values: Sequence[Any], at: str, slot: str) -> list[Any]:
         return [self._constrain(v, at, f"{slot} {k}") for k, v in enumerate(values)]

@@ -74,12 +74,15 @@ class Imposed:
     shardings: tuple[NamedSharding, ...]
     again: int = 0
     by_rows: bool = False
+    sent_as: str = ""
 
 
 def constraint_table(plan: Plan, mesh: Mesh) -> Mapping[tuple[str, str], Imposed]:
     """What `autoshard.execute.replay` wants, from a plan."""
     return {
-        (c.at, c.slot): Imposed(tuple(sharding(mesh, s) for s in c.specs), c.again, c.by_rows)
+        (c.at, c.slot): Imposed(
+            tuple(sharding(mesh, s) for s in c.specs), c.again, c.by_rows, c.sent_as
+        )
         for c in plan.constraints
     }
 

@@ -82,6 +82,8 @@ class Constraint:
         again: 0 for the first of several times, far apart, that a value is laid out for use;
             the later ones are done anew, so that no copy stays in memory in between.
         by_rows: the value lies in memory as state does at rest, last dimension minor.
+        sent_as: the narrower type that the value was widened from, in which it is laid out; "" for
+            its own.
     """
 
     at: str
@@ -94,6 +96,7 @@ class Constraint:
     reason: str = ""
     again: int = 0
     by_rows: bool = False
+    sent_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

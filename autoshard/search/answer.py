@@ -144,7 +144,8 @@ class Answer:
             if key in found and not item.slot.startswith("result"):
                 before = found[key]
                 merged = (*before.specs, *(s for s in item.specs if s != before.specs[-1]))
-                item = replace(item, specs=merged, again=before.again)
+                sent_as = item.sent_as or before.sent_as
+                item = replace(item, specs=merged, again=before.again, sent_as=sent_as)
             found[key] = item
         return tuple(found.values())
 
@@ -206,6 +207,7 @@ class Answer:
 
     def _uses(self) -> Iterator[Constraint]:
         times: dict[int, int] = {}
+        wire = self.numbers.analysis.wire
         for flow in self.graph.flows:
             if flow.into in ("result", "new state"):
                 continue
@@ -225,10 +227,12 @@ class Answer:
                 if self._is_elsewhere(op):
                     continue
                 tensor, specs = flow.tensor, stages[1:] or (want,)
-                if self.numbers.analysis.wire.narrows(op, flow.tensor):
+                if wire.narrows(op, flow.tensor):
                     # Told to lay out the wide value, XLA may send it so.
                     place, tensor, specs = op.out_place(0), op.outputs[0], stages
                 made = self._constraint(op, place, specs, tensor, self._why(flow))
+                if tensor == flow.tensor and have != want:
+                    made = replace(made, sent_as=wire.widened_from(flow))
                 yield replace(made, again=again, by_rows=by_rows)
 
     def _enters_optimizer(self, flow: Flow) -> bool:

@@ -9,6 +9,15 @@ from autoshard.search.graph import Flow
 
 _CONVERT = "convert_element_type"
 
+# Types, and those that hold every number of theirs: there and back is exact.
+_WIDER = {
+    "float8_e4m3fn": ("bfloat16", "float16", "float32"),
+    "float8_e5m2": ("bfloat16", "float16", "float32"),
+    "bfloat16": ("float32", "float64"),
+    "float16": ("float32", "float64"),
+    "float32": ("float64",),
+}
+
 
 class Wire:
     """Bytes of tensors as they travel.
@@ -40,10 +49,25 @@ class Wire:
         size = self.program.tensors[flow.tensor].size_bytes
         if flow.partial:
             return size
-        op = self._made.get(flow.tensor)
-        if op is not None and op.kind == _CONVERT and op.inputs[0] is not None:
-            size = min(size, self.program.tensors[op.inputs[0]].size_bytes)
+        if (before := self._converted_from(flow)) is not None:
+            size = min(size, self.program.tensors[before].size_bytes)
         return min(size, max(self._read(flow), default=size))
+
+    def widened_from(self, flow: Flow) -> str:
+        """The type that a flow's tensor was widened from and can be sent in; "" if there is none.
+
+        XLA is told so: left to itself it sends now and then what is wide (libtpu 0.0.52).
+        """
+        before = self._converted_from(flow)
+        if before is None:
+            return ""
+        narrow, wide = (self.program.tensors[t].dtype for t in (before, flow.tensor))
+        return narrow if wide in _WIDER.get(narrow, ()) else ""
+
+    def _converted_from(self, flow: Flow) -> int | None:
+        """The tensor that a flow's is converted from, if it is, and sums are over."""
+        op = self._made.get(flow.tensor)
+        return op.inputs[0] if op is not None and op.kind == _CONVERT and not flow.partial else None
 
     def is_converted(self, flow: Flow) -> bool:
         """Whether nobody reads a flow's tensor but to convert it to a narrower type."""

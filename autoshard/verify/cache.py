@@ -37,7 +37,7 @@ def plan_key(plan: Plan, donated: frozenset[int]) -> str:
         (plan.machine.name, plan.copies),
         plan.mesh,
         tuple(leaf.spec for leaf in (*plan.inputs, *plan.outputs)),
-        tuple((c.at, c.slot, c.specs, c.again, c.by_rows) for c in plan.constraints),
+        tuple((c.at, c.slot, c.specs, c.again, c.by_rows, c.sent_as) for c in plan.constraints),
         sorted(donated),
     )
 

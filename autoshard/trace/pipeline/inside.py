@@ -48,6 +48,7 @@ def inside(trace: Trace, layers: Sequence[Layer]) -> Inside | None:
         for layer, span in numbered:
             for i in range(span.begin, span.end):
                 _place(found, i, layer, side, late)
+    _leave_out(found)
     _take_in(found)
     needs = [trace.reads[i] for i in found.of]
     needs += [[layer.there.leaves, layer.back.leaves] for layer in layers]
@@ -71,6 +72,30 @@ def _place(found: Inside, i: int, layer: int, side: int, late: set[Any]) -> None
         found.of[i] = (layer, side)
         for v in made:
             found.owners.setdefault(v, frozenset((layer,)))
+
+
+def _leave_out(found: Inside) -> None:
+    """What in the span of the last layer's way back is of what comes after the layers.
+
+    The gradient of a head's weights is the product of what the last layer hands on and of a
+    gradient that no layer has to do with; it stands where its equation happens to.
+    """
+    trace, number = found.trace, len(found.layers) - 1
+    end, eqns = found.layers[-1].there.leaves, found.eqns(number, BACK)
+    theirs, apart = {end}, list[int]()  # what depends on nothing of the layers but what they end in
+    for i in eqns:
+        if all(v in theirs for v in trace.reads[i] if v in found.owners):
+            theirs.update(trace.jaxpr.eqns[i].outvars)
+            apart.append(i)
+    read = {v for i in found.of if i not in apart for v in trace.reads[i]}
+    for i in reversed(apart):
+        made = trace.jaxpr.eqns[i].outvars
+        if any(v in read for v in made):
+            read.update(trace.reads[i])
+            continue
+        del found.of[i]
+        for v in made:
+            del found.owners[v]
 
 
 def _take_in(found: Inside) -> None:

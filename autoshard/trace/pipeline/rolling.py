@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from autoshard import _compat
@@ -44,7 +45,7 @@ def rolled(
     """
     flat = inlined(closed)
     if runs is None:
-        runs = _found(flat.jaxpr.eqns, readers(flat.jaxpr))
+        runs = _found(flat)
     rolling = _rolling(flat, runs)
     paired = rolling.paired()
     if paired and len(paired) < len(rolling.loops):
@@ -63,17 +64,43 @@ def _rolling(flat: _compat.ClosedJaxpr, runs: Sequence[Run]) -> _Rolling:
 
 def runs_of(closed: _compat.ClosedJaxpr) -> tuple[Run, ...]:
     """Where a program's unrolled layers are, by the equations of its inlined form."""
-    flat = inlined(closed)
-    return _found(flat.jaxpr.eqns, readers(flat.jaxpr))
+    return _found(inlined(closed))
 
 
-def _found(eqns: Sequence[_compat.JaxprEqn], reads: Reads) -> tuple[Run, ...]:
-    taken: list[Run] = []
+def _found(flat: _compat.ClosedJaxpr) -> tuple[Run, ...]:
+    eqns, reads = flat.jaxpr.eqns, readers(flat.jaxpr)
+    taken: dict[Run, Iterator[Run]] = {}
     for stretch in stretches(eqns):
         if not any(stretch.run.overlaps(run) for run in taken):
             cuts = (run for run in stretch.cuts(eqns) if _proven(eqns, run, reads, {}))
-            taken += [run for run in [next(cuts, None)] if run is not None]
-    return tuple(sorted(taken))
+            for run in islice(cuts, 1):
+                if not any(run.overlaps(other) for other in taken):
+                    taken[run] = cuts
+    return _aligned(flat, taken)
+
+
+def _aligned(flat: _compat.ClosedJaxpr, found: Mapping[Run, Iterator[Run]]) -> tuple[Run, ...]:
+    """Runs, cut so that what a layer keeps for the way back is of one trip, as far as that goes.
+
+    Layers often can be cut in several places: behind what is linear, or behind what is not. Cut
+    here on the way there and elsewhere on the way back, a trip back reads what two trips made.
+
+    Args:
+        flat: the program.
+        found: runs, and other ways to cut what is there.
+    """
+    best = sorted(found)
+    strays = _rolling(flat, best).strays()
+    for first, others in found.items():
+        rest, own = [run for run in best if run != first], first
+        for other in others if strays else ():
+            if any(other.overlaps(run) for run in rest):
+                continue
+            left = _rolling(flat, [*rest, other]).strays()
+            if left < strays:
+                own, strays = other, left
+        best = sorted([*rest, own])
+    return tuple(best)
 
 
 # -- what layers read ----------------------------------------------------------------------------
@@ -436,6 +463,12 @@ class _Rolling:
     def paired(self) -> list[Run]:
         """The layers of which one reads the other's stacks, from the last to the first."""
         return sorted(self.pairs)
+
+    def strays(self) -> int:
+        """How many values that layers made are put into a new stack for other layers."""
+        made = {v for x in self.loops.values() for row, _ in x.rows() for v in row}
+        fresh = (v for x in self.loops.values() for row, _ in x.fresh for v in row)
+        return sum(1 for v in fresh if not is_literal(v) and v in made)
 
     def _link(self, loop: _Loop) -> None:
         """Find the stacks that a loop reads among those that there are, in either direction."""

@@ -32,13 +32,9 @@ class Replay:
     def __init__(self, table: Table, mesh: jax.sharding.Mesh) -> None:
         self.table, self.mesh = table, mesh
         self.used: set[tuple[str, str]] = set()
-        # (id of a value, how manyth time) -> the value, held so that its id stays its own, and
-        # the same value as XLA is to see it that time.
-        self._anew: dict[tuple[int, int], tuple[Any, Any]] = {}
-        # (id of a value, sharding) -> the value, held likewise, and the same value so laid out.
-        self._constrained: dict[tuple[int, Any], tuple[Any, Any]] = {}
-        # (id of a value, type) -> the value, held likewise, and the same value in that type.
-        self._narrow: dict[tuple[int, str], tuple[Any, Any]] = {}
+        # (id of a value, what is made of it) -> the value, held so that its id stays its own, and
+        # what was made.
+        self._made: dict[tuple[int, Any], tuple[Any, Any]] = {}
         # In code for one shard: the mesh's axes that its author leaves to the plan.
         self._left: frozenset[str] = frozenset()
 
@@ -49,13 +45,13 @@ class Replay:
         self.used.add((at, slot))
         if imposed.again:
             value = self._as_another(value, imposed.again)
-        wide = value.dtype
+        wide = value
         if imposed.sent_as:
-            value = self._narrowed(value, imposed.sent_as)
+            value = self._once(value, imposed.sent_as, lambda v: v.astype(imposed.sent_as))
         for sharding in imposed.shardings:
             value = self._laid_out(value, sharding)
         if imposed.sent_as:
-            value = value.astype(wide)
+            value = value.astype(wide.dtype)
         if imposed.by_rows:
             value = _compat.lie_by_rows(value)
             sharding = _compat.inside_manual(imposed.shardings[-1])
@@ -65,24 +61,18 @@ class Replay:
     def _laid_out(self, value: Any, sharding: Any) -> Any:
         """The value constrained, once for all who want it so: XLA finds not all that are equal."""
         sharding = _compat.inside_manual(sharding)
-        key = (id(value), sharding)
-        if key not in self._constrained:
-            self._constrained[key] = (value, jax.lax.with_sharding_constraint(value, sharding))
-        return self._constrained[key][1]
+        return self._once(value, sharding, lambda v: jax.lax.with_sharding_constraint(v, sharding))
 
     def _as_another(self, value: Any, again: int) -> Any:
         """The value behind a barrier: XLA would join what is done to it with what was before."""
-        key = (id(value), again)
-        if key not in self._anew:
-            self._anew[key] = (value, jax.lax.optimization_barrier(value))
-        return self._anew[key][1]
+        return self._once(value, again, jax.lax.optimization_barrier)
 
-    def _narrowed(self, value: Any, dtype: str) -> Any:
-        """The value as it was before it was widened, once for all who want it so."""
-        key = (id(value), dtype)
-        if key not in self._narrow:
-            self._narrow[key] = (value, value.astype(dtype))
-        return self._narrow[key][1]
+    def _once(self, value: Any, what: Any, make: Callable[[Any], Any]) -> Any:
+        """What is made of a value, the same for all who ask for it."""
+        key = (id(value), what)
+        if key not in self._made:
+            self._made[key] = (value, make(value))
+        return self._made[key][1]
 
     def _all(self, values: Sequence[Any], at: str, slot: str) -> list[Any]:
         return [self._constrain(v, at, f"{slot} {k}") for k, v in enumerate(values)]

@@ -59,15 +59,15 @@ class Wire:
         XLA is told so: left to itself it sends now and then what is wide (libtpu 0.0.52).
         """
         before = self._converted_from(flow)
-        if before is None:
+        if before is None or flow.partial:
             return ""
         narrow, wide = (self.program.tensors[t].dtype for t in (before, flow.tensor))
         return narrow if wide in _WIDER.get(narrow, ()) else ""
 
     def _converted_from(self, flow: Flow) -> int | None:
-        """The tensor that a flow's is converted from, if it is, and sums are over."""
+        """The tensor that a flow's is converted from, if it is."""
         op = self._made.get(flow.tensor)
-        return op.inputs[0] if op is not None and op.kind == _CONVERT and not flow.partial else None
+        return op.inputs[0] if op is not None and op.kind == _CONVERT else None
 
     def is_converted(self, flow: Flow) -> bool:
         """Whether nobody reads a flow's tensor but to convert it to a narrower type."""

@@ -82,11 +82,14 @@ def _leave_out(found: Inside) -> None:
     """
     trace, number = found.trace, len(found.layers) - 1
     end, eqns = found.layers[-1].there.leaves, found.eqns(number, BACK)
-    theirs, apart = {end}, list[int]()  # what depends on nothing of the layers but what they end in
+    theirs, apart = (
+        {end},
+        dict[int, None](),
+    )  # what depends on nothing of the layers but what they end in
     for i in eqns:
         if all(v in theirs for v in trace.reads[i] if v in found.owners):
             theirs.update(trace.jaxpr.eqns[i].outvars)
-            apart.append(i)
+            apart[i] = None
     read = {v for i in found.of if i not in apart for v in trace.reads[i]}
     for i in reversed(apart):
         made = trace.jaxpr.eqns[i].outvars

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from autoshard import _compat
@@ -73,9 +72,9 @@ def _found(flat: _compat.ClosedJaxpr) -> tuple[Run, ...]:
     for stretch in stretches(eqns):
         if not any(stretch.run.overlaps(run) for run in taken):
             cuts = (run for run in stretch.cuts(eqns) if _proven(eqns, run, reads, {}))
-            for run in islice(cuts, 1):
-                if not any(run.overlaps(other) for other in taken):
-                    taken[run] = cuts
+            run = next(cuts, None)
+            if run is not None and not any(run.overlaps(other) for other in taken):
+                taken[run] = cuts
     return _aligned(flat, taken)
 
 
